@@ -1,0 +1,246 @@
+//! Sources: which are served, and what each awaits.
+//!
+//! `Preparing → Registering → Serving`, and from anywhere `→ Stopping → Refused`. A source is prepared before the rig
+//! registers to it, so that nothing is promised that cannot be run; it is stopped only when no task of ours needs it.
+
+use std::collections::BTreeSet;
+
+use super::job::backoff_s;
+use super::{Book, SOURCES_KEPT};
+use crate::enrolment::Phase;
+use crate::id::SourceId;
+use crate::policy::accept_source;
+use crate::source::{Environment, Served, SourceReading, SourceStage};
+use crate::step::{Step, StepKey, Trouble, TroubleKind};
+
+/// Weight of the newest run in the smoothed run time: one in four.
+const USUAL_RUN_SHARE: u64 = 4;
+
+// === impl Served ===
+
+impl Served {
+    fn new(reading: SourceReading) -> Served {
+        Served {
+            reading,
+            environment: Environment::Cpu,
+            stage: SourceStage::Refused { why: "it has not been weighed yet".into() },
+            is_removed: false,
+            prepared_from: None,
+            functions: None,
+            is_asked: false,
+            tries: 0,
+            not_before: 0,
+            trouble: None,
+            usual_run_ms: None,
+        }
+    }
+
+    fn move_to(&mut self, stage: SourceStage) {
+        self.stage = stage;
+        self.is_asked = false;
+        self.tries = 0;
+        self.not_before = 0;
+        self.trouble = None;
+    }
+
+    /// Notes how long a run took, in milliseconds.
+    pub(super) fn note_run(&mut self, elapsed_ms: u64) {
+        self.usual_run_ms = Some(match self.usual_run_ms {
+            None => elapsed_ms,
+            Some(usual) => {
+                let sum = usual.saturating_mul(USUAL_RUN_SHARE - 1).saturating_add(elapsed_ms);
+                sum / USUAL_RUN_SHARE
+            }
+        });
+    }
+}
+
+// === impl Book ===
+
+impl Book {
+    /// After a start no container is known to run; each is prepared again, which costs nothing if it does.
+    pub(super) fn begin_sources(&mut self) {
+        for served in self.sources.values_mut() {
+            served.is_asked = false;
+            served.prepared_from = None;
+            if matches!(served.stage, SourceStage::Registering | SourceStage::Serving) {
+                served.move_to(SourceStage::Preparing);
+            }
+        }
+        let all: Vec<SourceId> = self.sources.keys().copied().collect();
+        for source in all {
+            self.judge_source(source);
+        }
+    }
+
+    pub(super) fn source_read(&mut self, reading: SourceReading, touched: &mut BTreeSet<StepKey>) {
+        let source = reading.id;
+        if !self.sources.contains_key(&source) && self.sources.len() >= SOURCES_KEPT && !reading.is_registered {
+            return;
+        }
+        let served = self.sources.entry(source).or_insert_with(|| Served::new(reading.clone()));
+        if reading.is_registered && !served.reading.is_registered {
+            served.is_removed = false;
+        }
+        served.reading = reading;
+        self.judge_source(source);
+        self.index_source(source);
+        touched.insert(StepKey::Source { source });
+    }
+
+    /// Brings a source's stage in line with its reading and the settings.
+    fn judge_source(&mut self, source: SourceId) {
+        let Some(rig) = &self.rig else { return };
+        let Some(served) = self.sources.get_mut(&source) else { return };
+        let verdict = if served.is_removed {
+            Err("its owner took it down (RemoveContainer); registering the rig again brings it back".into())
+        } else {
+            accept_source(rig, &served.reading)
+        };
+        let is_stale = served.prepared_from.is_some_and(|from| from != served.reading.updated_at);
+        let needed = self.index.needing.get(&source).is_some_and(|tasks| !tasks.is_empty());
+        match (verdict, &served.stage) {
+            (Err(why), SourceStage::Refused { .. }) => served.stage = SourceStage::Refused { why },
+            (Err(why), SourceStage::Preparing) if served.prepared_from.is_none() && !needed => {
+                served.move_to(SourceStage::Refused { why });
+            }
+            (Err(_), SourceStage::Preparing | SourceStage::Registering | SourceStage::Serving) => {
+                served.move_to(SourceStage::Stopping);
+            }
+            (Err(_), SourceStage::Stopping) => {}
+            (Ok(environment), SourceStage::Refused { .. } | SourceStage::Stopping) => {
+                served.environment = environment;
+                served.move_to(SourceStage::Preparing);
+            }
+            (Ok(_), SourceStage::Registering | SourceStage::Serving) if is_stale && !needed => {
+                served.move_to(SourceStage::Preparing);
+            }
+            (Ok(_), SourceStage::Registering) if served.reading.is_registered => {
+                served.move_to(SourceStage::Serving);
+            }
+            (Ok(_), SourceStage::Serving) if !served.reading.is_registered => {
+                served.move_to(SourceStage::Registering);
+            }
+            (Ok(_), SourceStage::Preparing | SourceStage::Registering | SourceStage::Serving) => {}
+        }
+    }
+
+    pub(super) fn source_up(
+        &mut self,
+        source: SourceId,
+        prepared_from: u64,
+        functions: Option<BTreeSet<String>>,
+        touched: &mut BTreeSet<StepKey>,
+    ) {
+        touched.insert(StepKey::Source { source });
+        let Some(served) = self.sources.get_mut(&source) else { return };
+        served.prepared_from = Some(prepared_from);
+        served.functions = functions;
+        if served.stage == SourceStage::Preparing {
+            served.move_to(SourceStage::Registering);
+        }
+        self.judge_source(source);
+        self.index_source(source);
+    }
+
+    pub(super) fn source_down(&mut self, source: SourceId, why: String, touched: &mut BTreeSet<StepKey>) {
+        touched.insert(StepKey::Source { source });
+        let now = self.now;
+        let Some(served) = self.sources.get_mut(&source) else { return };
+        served.prepared_from = None;
+        if matches!(served.stage, SourceStage::Registering | SourceStage::Serving) {
+            let tries = served.tries.saturating_add(1);
+            served.move_to(SourceStage::Preparing);
+            served.tries = tries;
+            served.not_before = now.saturating_add(backoff_s(tries));
+        }
+        served.trouble = Some(Trouble::passing(why));
+        self.index_source(source);
+    }
+
+    pub(super) fn source_stopped(&mut self, source: SourceId, touched: &mut BTreeSet<StepKey>) {
+        touched.insert(StepKey::Source { source });
+        let Some(served) = self.sources.get_mut(&source) else { return };
+        served.prepared_from = None;
+        if served.stage == SourceStage::Stopping {
+            served.move_to(SourceStage::Refused { why: "it was stopped".into() });
+        }
+        self.judge_source(source);
+        self.index_source(source);
+    }
+
+    pub(super) fn source_removed(&mut self, source: SourceId, touched: &mut BTreeSet<StepKey>) {
+        touched.insert(StepKey::Source { source });
+        if let Some(served) = self.sources.get_mut(&source) {
+            served.is_removed = true;
+            self.judge_source(source);
+            self.index_source(source);
+        }
+    }
+
+    pub(super) fn source_fell(&mut self, source: SourceId, trouble: Trouble, touched: &mut BTreeSet<StepKey>) {
+        let now = self.now;
+        let Some(served) = self.sources.get_mut(&source) else { return };
+        match trouble.kind {
+            TroubleKind::Final if served.stage == SourceStage::Preparing => {
+                served.move_to(SourceStage::Refused { why: trouble.why.clone() });
+            }
+            TroubleKind::Passing | TroubleKind::Final | TroubleKind::Lost => {
+                served.is_asked = false;
+                served.tries = served.tries.saturating_add(1);
+                served.not_before = now.saturating_add(backoff_s(served.tries));
+            }
+        }
+        served.trouble = Some(trouble);
+        self.index_source(source);
+        touched.insert(StepKey::Source { source });
+    }
+
+    /// A task that needed the source is done with it: a stop or an update may have waited for that.
+    pub(super) fn source_released(&mut self, source: SourceId, touched: &mut BTreeSet<StepKey>) {
+        self.judge_source(source);
+        self.index_source(source);
+        touched.insert(StepKey::Source { source });
+    }
+
+    /// The step that a source's stage awaits, if the rig stands well enough to do it.
+    pub(super) fn source_step(&self, source: SourceId, served: &Served) -> Option<Step> {
+        let standing = self.enrolment.standing.as_ref()?;
+        let is_paired = self.phase() == Phase::Paired;
+        match &served.stage {
+            SourceStage::Preparing if is_paired || served.reading.is_registered => Some(Step::Prepare {
+                source,
+                metadata_url: served.reading.metadata_url.clone(),
+                environment: served.environment,
+                updated_at: served.reading.updated_at,
+            }),
+            SourceStage::Registering if is_paired && standing.lockup_wei >= served.reading.min_lockup_wei => {
+                Some(Step::Register { source, environment: served.environment })
+            }
+            SourceStage::Stopping if self.index.needing.get(&source).is_none_or(BTreeSet::is_empty) => {
+                Some(Step::StopSource { source })
+            }
+            SourceStage::Refused { .. }
+            | SourceStage::Preparing
+            | SourceStage::Registering
+            | SourceStage::Serving
+            | SourceStage::Stopping => None,
+        }
+    }
+
+    pub(super) fn ask_source(&mut self, source: SourceId) -> Option<Step> {
+        let served = self.sources.get(&source)?;
+        if served.is_asked || served.not_before > self.now {
+            return None;
+        }
+        let step = self.source_step(source, served)?;
+        self.sources.get_mut(&source)?.is_asked = true;
+        self.index_source(source);
+        Some(step)
+    }
+
+    pub(super) fn index_source(&mut self, source: SourceId) {
+        let retry = self.sources.get(&source).and_then(|s| (!s.is_asked).then_some(s.not_before));
+        self.set_wake(StepKey::Source { source }, retry);
+    }
+}
