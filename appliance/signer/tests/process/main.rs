@@ -1,0 +1,9 @@
+//! The real `rig-signer`, started on a fresh directory, and what it does to honest and to hostile peers.
+//!
+//! One binary, since each test starts processes and the linker is the slow part.
+
+#![forbid(unsafe_code)]
+
+mod abuse;
+mod life;
+mod rig;
