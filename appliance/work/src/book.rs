@@ -9,6 +9,67 @@
 //!   stays closed, but for one case: an agent attempts in our name what we had refused, which makes it ours.
 //! - Everything kept is bounded: [`CLOSED_KEPT`] closed tasks, [`SOURCES_KEPT`] sources; open tasks by the policy's
 //!   `max_waiting` and by their expiry.
+//!
+//! The contract of whoever performs steps: a step replaces an older one of the same [`StepKey`] that is still in hand,
+//! and of a replaced step no [`News::Fell`] is reported, because a trouble names only the key.
+//!
+//! The smallest complete life of a task: an agent attempts it in our name, and the contract confirms the response.
+//!
+//! ```
+//! # use alloy_primitives::{Address, B256};
+//! # use work::book::{Book, Closing, Stage};
+//! # use work::enrolment::Standing;
+//! # use work::policy::{Rig, Sources};
+//! # use work::source::{Environments, SourceReading};
+//! # use work::task::{Delivery, Task, TaskReading, TaskStatus};
+//! # use work::{Digest, Fact, News, ProviderId, ResponseId, RunId, SourceId, TaskId, Wei};
+//! # let me = ProviderId(Address::repeat_byte(1));
+//! # let owner = ProviderId(Address::repeat_byte(2));
+//! # let (source, id) = (SourceId(Address::repeat_byte(3)), TaskId(Address::repeat_byte(4)));
+//! # let (pay_wei, digest) = (Wei::from(1_000_u64), Digest(B256::repeat_byte(5)));
+//! # let rig = Box::new(Rig {
+//! #     provider: me, owner, base_data_cid: "base".into(), environments: Environments(1), sources: Sources::Any,
+//! #     attempts_itself: false, max_runs: 1, max_runs_per_source: 1, max_waiting: 1, min_payment_wei: Wei::ZERO,
+//! #     min_profit_wei: Wei::ZERO, ask_percent: 100, max_rivals: 0, expected_run_s: 10, respond_margin_s: 5,
+//! # });
+//! # let standing = Standing {
+//! #     gas_wei: pay_wei, vault_wei: Wei::ZERO, lockup_wei: Wei::ZERO, master: Some(owner), is_announced: true,
+//! #     base_data_url: "ipfs://base".into(),
+//! # };
+//! # let source_reading = Box::new(SourceReading {
+//! #     id: source, client: owner, is_active: true, metadata_url: "ipfs://metadata".into(),
+//! #     environments: Environments(1), min_payment_wei: Wei::ZERO, min_lockup_wei: Wei::ZERO, max_expiry_s: 600,
+//! #     delivery: Delivery::FirstResponse, updated_at: 7, is_registered: true,
+//! # });
+//! # let task = Task {
+//! #     id, source, config_url: "ipfs://config".into(), expires_at: 500, payment_wei: pay_wei,
+//! #     delivery: Delivery::FirstResponse,
+//! # };
+//! # let attempted = Box::new(TaskReading {
+//! #     task, status: TaskStatus::Attempted, attempts: 1, my_attempt: Some((pay_wei, 104)), my_response: None,
+//! #     winner: None,
+//! # });
+//! # let mut finalized = attempted.clone();
+//! # finalized.status = TaskStatus::Finalized;
+//! # finalized.my_response = Some(ResponseId(Address::repeat_byte(6)));
+//! # finalized.winner = Some(me);
+//! let mut book = Book::default();
+//! let mut tell = |at, news| -> Vec<&str> { book.enter(Fact { at, news }).iter().map(|step| step.name()).collect() };
+//!
+//! assert!(tell(100, News::Began { rig }).is_empty());
+//! assert!(tell(101, News::Stood { standing }).is_empty());
+//! assert_eq!(tell(102, News::SourceRead { reading: source_reading }), ["prepare"]);
+//! assert!(tell(103, News::SourceUp { source, prepared_from: 7, functions: None }).is_empty());
+//! assert_eq!(tell(104, News::TaskRead { reading: attempted }), ["fetch"]);
+//! assert_eq!(tell(105, News::Fetched { task: id, function: "answer".into(), digest }), ["run"]);
+//! let run = RunId(0);
+//! assert_eq!(tell(106, News::Finished { task: id, run, digest, bytes: 3, elapsed_ms: 900 }), ["publish"]);
+//! assert_eq!(tell(107, News::Pinned { task: id, link: "ipfs://result".into() }), ["respond"]);
+//! assert!(tell(120, News::TaskRead { reading: finalized }).is_empty());
+//!
+//! let Stage::Closed { closing: Closing::Settled { settlement } } = &book.jobs()[&id].stage else { panic!() };
+//! assert_eq!(settlement.paid_wei, pay_wei);
+//! ```
 
 mod job;
 mod sources;
@@ -77,7 +138,7 @@ impl Book {
         match fact.news {
             News::Began { rig } => return self.begin(*rig),
             News::Ticked => {}
-            News::DrainAsked => self.is_draining = true,
+            News::DrainAsked => self.drain(&mut touched),
             News::Stood { standing } => self.stand(standing, &mut touched),
             News::SourceRead { reading } => self.source_read(*reading, &mut touched),
             News::SourceUp { source, prepared_from, functions } => {
@@ -100,9 +161,14 @@ impl Book {
 
     /// Every step that is due now, in hand or not: what a process that has just replayed the ledger must perform.
     pub fn outstanding(&self) -> Vec<Step> {
-        let mut all: Vec<Step> = self.enrolment_step().into_iter().collect();
-        all.extend(self.sources.iter().filter_map(|(id, s)| self.source_step(*id, s)));
-        all.extend(self.jobs.values().filter(|job| job.is_asked || job.not_before <= self.now).filter_map(Job::step));
+        let is_due = |is_asked: bool, not_before: u64| is_asked || not_before <= self.now;
+        let mut all = Vec::new();
+        if is_due(self.enrolment.is_asked, self.enrolment.not_before) {
+            all.extend(self.enrolment_step());
+        }
+        let sources = self.sources.iter().filter(|(_, served)| is_due(served.is_asked, served.not_before));
+        all.extend(sources.filter_map(|(id, served)| self.source_step(*id, served)));
+        all.extend(self.open_jobs().filter(|job| is_due(job.is_asked, job.not_before)).filter_map(Job::step));
         all
     }
 
@@ -188,9 +254,9 @@ impl Book {
         for job in self.jobs.values_mut() {
             job.is_asked = false;
         }
-        self.begin_sources();
         self.reindex();
-        let mut all: BTreeSet<StepKey> = self.jobs.keys().map(|task| StepKey::Task { task: *task }).collect();
+        self.begin_sources();
+        let mut all: BTreeSet<StepKey> = self.index.open.iter().map(|task| StepKey::Task { task: *task }).collect();
         all.extend(self.sources.keys().map(|source| StepKey::Source { source: *source }));
         all.insert(StepKey::Enrol);
         self.hand_out(all)

@@ -293,11 +293,17 @@ pub fn weigh(
     Ok(Bid { task: reading.task.clone(), payment_wei })
 }
 
-/// What we ask for a task, in wei: all of it in a race, a share where the client compares.
+/// What we ask for a task, in wei: all of it in a race, a share where the client compares, never more than there is.
 fn ask(rig: &Rig, reading: &TaskReading) -> Wei {
+    let payment_wei = reading.task.payment_wei;
+    let (percent, whole) = (Wei::from(rig.ask_percent), Wei::from(100));
     match reading.task.delivery {
-        Delivery::FirstResponse => reading.task.payment_wei,
-        Delivery::Manual => reading.task.payment_wei.saturating_mul(Wei::from(rig.ask_percent)) / Wei::from(100),
+        Delivery::FirstResponse => payment_wei,
+        Delivery::Manual if percent >= whole => payment_wei,
+        Delivery::Manual => match payment_wei.checked_mul(percent) {
+            Some(product) => product / whole,
+            None => payment_wei / whole * percent,
+        },
     }
 }
 

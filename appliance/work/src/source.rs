@@ -67,6 +67,9 @@ impl fmt::Display for Environments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<String> =
             Environment::BY_PREFERENCE.into_iter().filter(|e| self.0 & e.bit() != 0).map(|e| e.to_string()).collect();
+        if names.is_empty() {
+            return f.write_str("nothing known");
+        }
         f.write_str(&names.join("+"))
     }
 }
@@ -117,6 +120,15 @@ pub enum SourceStage {
     Stopping,
 }
 
+/// Why a source cannot be prepared, until it is updated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// `updated_at` of the reading that cannot be prepared.
+    pub updated_at: u64,
+    /// Why, in words for the owner.
+    pub why: String,
+}
+
 /// A source as the book holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
@@ -140,6 +152,9 @@ pub struct Served {
     pub not_before: u64,
     /// The newest trouble, if the last try fell through.
     pub trouble: Option<Trouble>,
+    /// The update at which preparing it was given up for good; lifted by a newer update and by a start.
+    #[serde(default)]
+    pub given_up: Option<GivenUp>,
     /// Smoothed run time of its tasks, in milliseconds; `None` before the first.
     pub usual_run_ms: Option<u64>,
 }

@@ -181,9 +181,9 @@ impl Job {
     }
 
     /// The next moment (Unix seconds) at which time alone changes something; `None` if only news can.
-    pub(super) fn wakes_at(&self) -> Option<u64> {
+    pub(super) fn wakes_at(&self, now: u64) -> Option<u64> {
         let expiry = self.reading.task.expires_at;
-        let retry = (!self.is_asked).then_some(self.not_before);
+        let retry = (!self.is_asked && self.not_before > now).then_some(self.not_before);
         match &self.stage {
             Stage::Closed { .. } => None,
             Stage::Responded { .. } => Some(expiry.saturating_add(UNPAID_AFTER_S)),

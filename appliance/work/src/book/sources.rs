@@ -1,7 +1,9 @@
 //! Sources: which are served, and what each awaits.
 //!
 //! `Preparing → Registering → Serving`, and from anywhere `→ Stopping → Refused`. A source is prepared before the rig
-//! registers to it, so that nothing is promised that cannot be run; it is stopped only when no task of ours needs it.
+//! registers to it, so that nothing is promised that cannot be run; it is stopped only when no task of ours needs it,
+//! and prepared again for such a task even if it is to be stopped after it. `Refused` is reached through `Stopping`, so
+//! that no container is left behind.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +12,7 @@ use super::{Book, SOURCES_KEPT};
 use crate::enrolment::Phase;
 use crate::id::SourceId;
 use crate::policy::accept_source;
-use crate::source::{Environment, Served, SourceReading, SourceStage};
+use crate::source::{Environment, GivenUp, Served, SourceReading, SourceStage};
 use crate::step::{Step, StepKey, Trouble, TroubleKind};
 
 /// Weight of the newest run in the smoothed run time: one in four.
@@ -31,6 +33,7 @@ impl Served {
             tries: 0,
             not_before: 0,
             trouble: None,
+            given_up: None,
             usual_run_ms: None,
         }
     }
@@ -63,6 +66,7 @@ impl Book {
         for served in self.sources.values_mut() {
             served.is_asked = false;
             served.prepared_from = None;
+            served.given_up = None;
             if matches!(served.stage, SourceStage::Registering | SourceStage::Serving) {
                 served.move_to(SourceStage::Preparing);
             }
@@ -70,6 +74,7 @@ impl Book {
         let all: Vec<SourceId> = self.sources.keys().copied().collect();
         for source in all {
             self.judge_source(source);
+            self.index_source(source);
         }
     }
 
@@ -94,15 +99,21 @@ impl Book {
         let Some(served) = self.sources.get_mut(&source) else { return };
         let verdict = if served.is_removed {
             Err("its owner took it down (RemoveContainer); registering the rig again brings it back".into())
+        } else if let Some(given_up) = served.given_up.as_ref().filter(|g| g.updated_at == served.reading.updated_at) {
+            Err(given_up.why.clone())
         } else {
             accept_source(rig, &served.reading)
         };
         let is_stale = served.prepared_from.is_some_and(|from| from != served.reading.updated_at);
         let needed = self.index.needing.get(&source).is_some_and(|tasks| !tasks.is_empty());
         match (verdict, &served.stage) {
-            (Err(why), SourceStage::Refused { .. }) => served.stage = SourceStage::Refused { why },
-            (Err(why), SourceStage::Preparing) if served.prepared_from.is_none() && !needed => {
-                served.move_to(SourceStage::Refused { why });
+            (Err(why), SourceStage::Refused { .. }) if served.prepared_from.is_none() => {
+                served.stage = SourceStage::Refused { why };
+            }
+            (Err(_), SourceStage::Refused { .. }) => served.move_to(SourceStage::Stopping),
+            (Err(_), SourceStage::Preparing) if needed => {}
+            (Err(_), SourceStage::Stopping) if needed && served.prepared_from.is_none() && !served.is_asked => {
+                served.move_to(SourceStage::Preparing);
             }
             (Err(_), SourceStage::Preparing | SourceStage::Registering | SourceStage::Serving) => {
                 served.move_to(SourceStage::Stopping);
@@ -112,7 +123,8 @@ impl Book {
                 served.environment = environment;
                 served.move_to(SourceStage::Preparing);
             }
-            (Ok(_), SourceStage::Registering | SourceStage::Serving) if is_stale && !needed => {
+            (Ok(environment), SourceStage::Registering | SourceStage::Serving) if is_stale && !needed => {
+                served.environment = environment;
                 served.move_to(SourceStage::Preparing);
             }
             (Ok(_), SourceStage::Registering) if served.reading.is_registered => {
@@ -121,6 +133,7 @@ impl Book {
             (Ok(_), SourceStage::Serving) if !served.reading.is_registered => {
                 served.move_to(SourceStage::Registering);
             }
+            (Ok(environment), SourceStage::Preparing) if !served.is_asked => served.environment = environment,
             (Ok(_), SourceStage::Preparing | SourceStage::Registering | SourceStage::Serving) => {}
         }
     }
@@ -148,7 +161,13 @@ impl Book {
         let now = self.now;
         let Some(served) = self.sources.get_mut(&source) else { return };
         served.prepared_from = None;
-        if matches!(served.stage, SourceStage::Registering | SourceStage::Serving) {
+        let is_needed = self.index.needing.contains_key(&source);
+        let was_up = match served.stage {
+            SourceStage::Registering | SourceStage::Serving => true,
+            SourceStage::Stopping => is_needed,
+            SourceStage::Refused { .. } | SourceStage::Preparing => false,
+        };
+        if was_up {
             let tries = served.tries.saturating_add(1);
             served.move_to(SourceStage::Preparing);
             served.tries = tries;
@@ -162,8 +181,13 @@ impl Book {
         touched.insert(StepKey::Source { source });
         let Some(served) = self.sources.get_mut(&source) else { return };
         served.prepared_from = None;
-        if served.stage == SourceStage::Stopping {
-            served.move_to(SourceStage::Refused { why: "it was stopped".into() });
+        match served.stage {
+            SourceStage::Stopping if self.index.needing.contains_key(&source) => {
+                served.move_to(SourceStage::Preparing);
+            }
+            SourceStage::Stopping => served.move_to(SourceStage::Refused { why: "it was stopped".into() }),
+            SourceStage::Registering | SourceStage::Serving => served.move_to(SourceStage::Preparing),
+            SourceStage::Refused { .. } | SourceStage::Preparing => {}
         }
         self.judge_source(source);
         self.index_source(source);
@@ -183,6 +207,8 @@ impl Book {
         let Some(served) = self.sources.get_mut(&source) else { return };
         match trouble.kind {
             TroubleKind::Final if served.stage == SourceStage::Preparing => {
+                let given_up = GivenUp { updated_at: served.reading.updated_at, why: trouble.why.clone() };
+                served.given_up = Some(given_up);
                 served.move_to(SourceStage::Refused { why: trouble.why.clone() });
             }
             TroubleKind::Passing | TroubleKind::Final | TroubleKind::Lost => {
@@ -192,6 +218,7 @@ impl Book {
             }
         }
         served.trouble = Some(trouble);
+        self.judge_source(source);
         self.index_source(source);
         touched.insert(StepKey::Source { source });
     }

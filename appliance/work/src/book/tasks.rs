@@ -19,6 +19,10 @@ use crate::task::{Attempt, Bid, Input, Outcome, Receipt, Response, Run, Settleme
 /// and than the outbox needs to send the same bytes again after a re-org.
 const MISSING_GRACE_S: u64 = 60;
 
+/// Seconds after expiry for which a response whose sending was not answered may still show up on chain: longer than
+/// endpoints stay away.
+const UNHEARD_GRACE_S: u64 = 3_600;
+
 /// Runs begun for one task before it is given up: a container that dies under a task three times will not like it a
 /// fourth time.
 const RUNS_MAX: u32 = 3;
@@ -42,10 +46,7 @@ impl Book {
     /// A task seen for the first time.
     fn welcome(&self, job: &mut Job) {
         let reading = job.reading.clone();
-        if reading.my_response.is_some() {
-            let why = "it was answered in this rig's name before this ledger began".to_owned();
-            job.close(Closing::Lost { why }, self.now);
-        } else if let Some(attempt) = attempt_of(&reading) {
+        if let Some(attempt) = attempt_of(&reading) {
             self.take_on(job, attempt);
         } else {
             self.sift(job);
@@ -74,7 +75,7 @@ impl Book {
             Stage::Published { receipt } => {
                 if let Some(id) = reading.my_response {
                     respond(job, receipt, id, now);
-                } else if reading.status.is_final() {
+                } else if reading.status.is_final() && !self.is_won(&reading) {
                     job.close(Closing::Lost { why: ended_words(&reading) }, now);
                 }
             }
@@ -92,7 +93,10 @@ impl Book {
 
     /// The chain holds an attempt in our name: the task is ours to do, whoever sent the attempt.
     fn take_on(&self, job: &mut Job, attempt: Attempt) {
-        if job.reading.status.is_final() {
+        if job.reading.my_response.is_some() {
+            let why = "it was answered in this rig's name before this ledger began".to_owned();
+            job.close(Closing::Lost { why }, self.now);
+        } else if job.reading.status.is_final() {
             job.close(Closing::Lost { why: ended_words(&job.reading) }, self.now);
         } else {
             job.move_to(Stage::Attempted { attempt }, self.now);
@@ -121,9 +125,10 @@ impl Book {
     fn settle(&self, job: &mut Job, response: Response, missing_since: Option<u64>) {
         let now = self.now;
         let reading = &job.reading;
-        let me = self.rig.as_ref().map(|rig| rig.provider);
-        if reading.status == TaskStatus::Finalized && reading.winner.is_some() && reading.winner == me {
-            let paid_wei = response.receipt.outcome.run.input.attempt.bid.payment_wei;
+        if self.is_won(reading) {
+            // The contract's word over ours: after a re-org the attempt on chain may be an agent's, at another price.
+            let bid_wei = response.receipt.outcome.run.input.attempt.bid.payment_wei;
+            let paid_wei = reading.my_attempt.map_or(bid_wei, |(wei, _)| wei);
             let settlement = Settlement { response, paid_wei, ended_at: now };
             job.close(Closing::Settled { settlement }, now);
         } else if reading.status.is_final() && reading.my_response.is_some() {
@@ -135,6 +140,25 @@ impl Book {
             job.move_to(Stage::Published { receipt: response.receipt }, now);
         } else {
             job.stage = Stage::Responded { response, missing_since: missing_since.or(Some(now)) };
+        }
+    }
+
+    /// Whether the contract paid this rig for the task.
+    fn is_won(&self, reading: &TaskReading) -> bool {
+        let me = self.rig.as_ref().map(|rig| rig.provider);
+        reading.status == TaskStatus::Finalized && reading.winner.is_some() && reading.winner == me
+    }
+
+    /// No more work is taken: bids that nobody is sending now are withdrawn. One in hand may be on chain already.
+    pub(super) fn drain(&mut self, touched: &mut BTreeSet<StepKey>) {
+        self.is_draining = true;
+        let open: Vec<TaskId> = self.index.open.iter().copied().collect();
+        for task in open {
+            self.change(task, touched, |book, job| {
+                if matches!(job.stage, Stage::Bidding { .. }) && !job.is_asked {
+                    book.refuse(job, Refusal::Draining);
+                }
+            });
         }
     }
 
@@ -208,7 +232,12 @@ impl Book {
                     let why = format!("given up after {RUNS_MAX} runs: {trouble}");
                     job.close(Closing::Failed { why }, now);
                 }
-                (TroubleKind::Passing, Stage::Published { .. }) if now >= job.task().expires_at => {
+                (TroubleKind::Passing, Stage::Bidding { .. }) if book.is_draining => {
+                    book.refuse(job, Refusal::Draining);
+                }
+                (TroubleKind::Passing, Stage::Published { .. })
+                    if now >= job.task().expires_at.saturating_add(UNHEARD_GRACE_S) =>
+                {
                     let why = format!("expired before the response was on chain: {trouble}");
                     job.close(Closing::Failed { why }, now);
                 }
@@ -227,7 +256,7 @@ impl Book {
             match job.stage.clone() {
                 Stage::Closed { .. } | Stage::Published { .. } => {}
                 Stage::Responded { response, .. } => {
-                    if job.wakes_at().is_some_and(|at| at <= now) {
+                    if job.wakes_at(now).is_some_and(|at| at <= now) {
                         let why = "the client never confirmed it".to_owned();
                         job.close(Closing::Unpaid { response, why }, now);
                     }
@@ -259,7 +288,7 @@ impl Book {
         }
         let step = job.step()?;
         job.is_asked = true;
-        let wakes_at = job.wakes_at();
+        let wakes_at = job.wakes_at(self.now);
         self.set_wake(StepKey::Task { task }, wakes_at);
         Some(step)
     }
@@ -348,7 +377,7 @@ impl Book {
         }
         let Some(job) = self.jobs.get(&task).cloned() else { return };
         self.count(task, &job, true);
-        self.set_wake(StepKey::Task { task }, job.wakes_at());
+        self.set_wake(StepKey::Task { task }, job.wakes_at(self.now));
     }
 
     fn count(&mut self, task: TaskId, job: &Job, is_added: bool) {
@@ -372,6 +401,12 @@ impl Book {
         if job.run_id().is_some() {
             let running = index.running.entry(source).or_default();
             *running = if is_added { *running + 1 } else { running.saturating_sub(1) };
+        }
+        if index.needing.get(&source).is_some_and(BTreeSet::is_empty) {
+            index.needing.remove(&source);
+        }
+        if index.running.get(&source) == Some(&0) {
+            index.running.remove(&source);
         }
         if job.is_waiting() {
             index.waiting = if is_added { index.waiting + 1 } else { index.waiting.saturating_sub(1) };
