@@ -1,0 +1,17 @@
+//! Runs one source in one jail and reports what became of it.
+//!
+//! Owns: the vocabulary between the provider and `rig-runner` ([`protocol`]), how it travels on a Unix
+//! socket ([`wire`]), and the side that asks ([`client`]). The side that answers is the binary `rig-runner`,
+//! whose modules hang off `main.rs`; linking this library brings none of the privileged code with it.
+//!
+//! Never: HTTP, the host's network, a key, a download. The provider fetches and verifies blobs; the runner
+//! unpacks them, runs them, and hands out connected file descriptors.
+//!
+//! Read first: [`protocol::Request`], then `main.rs`, then `jail.rs`.
+#![forbid(unsafe_code)]
+
+pub mod protocol;
+
+pub mod wire;
+
+pub mod client;

@@ -1,0 +1,213 @@
+//! Answers the provider: one request per connection, one thread per connection.
+//!
+//! Invariants: nobody is heard before the kernel has said who they are; at most [`CONNECTIONS_MAX`] are served
+//! at once; the thread that enters a jail's network namespace serves nobody and ends.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use runner::protocol::{Refusal, Reply, Request, SourceName};
+use runner::wire::{self, WireError};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, recv,
+    shutdown, socket_with,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::sources::Sources;
+
+/// The most connections that are served at once.
+const CONNECTIONS_MAX: usize = 32;
+
+/// How long a client may take to send its request or to take its reply.
+const TALK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection into a jail may take. Its loopback answers at once; a full backlog does not.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The runner's socket.
+#[derive(Debug)]
+pub(crate) struct Server {
+    socket: OwnedFd,
+    allowed: Vec<u32>,
+    sources: Arc<Sources>,
+    serving: Arc<AtomicUsize>,
+}
+
+/// A socket that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {}", path.display())]
+pub(crate) struct ListenError {
+    operation: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Counts one connection for as long as it lives.
+#[derive(Debug)]
+struct Served(Arc<AtomicUsize>);
+
+type Answer = Result<(Reply, Option<Arc<OwnedFd>>), Refusal>;
+
+// === impl Server ===
+
+impl Server {
+    /// Listens at `path`, in place of an earlier runner. Root may always ask; `allowed` are the other uids, and
+    /// the first of them owns the socket, whose mode keeps everyone else out.
+    pub(crate) fn listen(path: &Path, allowed: &[u32], sources: Arc<Sources>) -> Result<Self, ListenError> {
+        let failed = |operation| {
+            let path = path.to_owned();
+            move |source| ListenError { operation, path, source }
+        };
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove")(error)),
+            _ => {}
+        }
+        let address = SocketAddrUnix::new(path).map_err(|errno| failed("name")(errno.into()))?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| failed("make")(errno.into()))?;
+        // Born closed to all others; `chmod` after `bind` would leave a moment.
+        let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let bound = bind(&socket, &address);
+        rustix::process::umask(umask);
+        bound.map_err(|errno| failed("bind")(errno.into()))?;
+        if let Some(owner) = allowed.first() {
+            chown(path, Some(*owner), None).map_err(failed("give away"))?;
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed("open up"))?;
+        let backlog = i32::try_from(CONNECTIONS_MAX).unwrap_or(i32::MAX);
+        listen(&socket, backlog).map_err(|errno| failed("listen at")(errno.into()))?;
+        let mut allowed = allowed.to_vec();
+        allowed.push(0);
+        Ok(Self { socket, allowed, sources, serving: Arc::default() })
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Accepts one connection and leaves it to a thread of its own.
+    pub(crate) fn accept(&self) {
+        let accepted = accept_with(&self.socket, SocketFlags::CLOEXEC).and_then(|client| {
+            set_socket_timeout(&client, Timeout::Recv, Some(TALK_TIMEOUT))?;
+            set_socket_timeout(&client, Timeout::Send, Some(TALK_TIMEOUT))?;
+            let uid = socket_peercred(&client)?.uid.as_raw();
+            Ok((client, uid))
+        });
+        let (client, uid) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                return;
+            }
+        };
+        if !self.allowed.contains(&uid) {
+            tracing::warn!(uid, "a stranger is turned away");
+            return refuse(&client, Refusal::NotAllowed { uid });
+        }
+        let served = Served(self.serving.clone());
+        if served.0.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            return refuse(&client, Refusal::Busy { limit: CONNECTIONS_MAX });
+        }
+        let sources = self.sources.clone();
+        let serve = move || {
+            let _served = served;
+            serve(&client, &sources);
+        };
+        if let Err(error) = std::thread::Builder::new().name("client".to_owned()).spawn(serve) {
+            tracing::error!(%error, "a client cannot be served");
+        }
+    }
+}
+
+// === impl Served ===
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn refuse(client: &OwnedFd, refusal: Refusal) {
+    // A socket that is closed with something unread resets its peer, which would lose the refusal: so nothing
+    // more is let in, and what came is read. A client that does not wait for its refusal has missed nothing.
+    let _ = shutdown(client, Shutdown::Read);
+    let mut unread = [MaybeUninit::uninit(); 1];
+    while recv(client, &mut unread[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC).is_ok_and(|(_, read)| read > 0) {}
+    let _ = wire::send(client, &Reply::Refused { refusal }, &[]);
+}
+
+fn serve(client: &OwnedFd, sources: &Arc<Sources>) {
+    let answer = match wire::receive(client) {
+        Ok((request, fds)) => {
+            // No request comes with descriptors.
+            drop(fds);
+            answer(request, sources)
+        }
+        Err(error @ (WireError::Json(_) | WireError::TooLarge)) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Err(Refusal::BadRequest { detail: format!("{error}{cause}") })
+        }
+        Err(_) => return,
+    };
+    let sent = match &answer {
+        Ok((reply, fd)) => {
+            let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+            wire::send(client, reply, &fds)
+        }
+        Err(refusal) => {
+            tracing::debug!(%refusal, "a request is refused");
+            wire::send(client, &Reply::Refused { refusal: refusal.clone() }, &[])
+        }
+    };
+    if let Err(error) = sent {
+        tracing::warn!(%error, "a reply is lost");
+    }
+}
+
+fn answer(request: Request, sources: &Arc<Sources>) -> Answer {
+    let reply = match request {
+        Request::Prepare { source, manifest } => Reply::Prepared(sources.prepare(&source, &manifest)?),
+        Request::Start { source, manifest, service } => Reply::Started(sources.start(&source, &manifest, *service)?),
+        Request::Connect { source, port } => {
+            let stream = connect(&source, sources.netns(&source)?, port)?;
+            return Ok((Reply::Connected {}, Some(Arc::new(stream.into()))));
+        }
+        Request::Listener { source } => return Ok((Reply::Listening {}, Some(sources.listener(&source)?))),
+        Request::Stop { source, grace_ms } => Reply::Stopped { how: sources.stop(&source, grace_ms)? },
+        Request::List {} => Reply::Sources { sources: sources.list()? },
+        Request::Logs { source } => Reply::Logs { text: sources.logs(&source)? },
+    };
+    Ok((reply, None))
+}
+
+/// A stream to `port` on the jail's loopback, made by a thread that enters the jail's network and ends there.
+fn connect(source: &SourceName, netns: Arc<OwnedFd>, port: u16) -> Result<TcpStream, Refusal> {
+    let enter_and_connect = move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok::<_, io::Error>(stream)
+    };
+    let internal = |detail: String| Refusal::Internal { detail };
+    let thread = std::thread::Builder::new().name("connect".to_owned()).spawn(enter_and_connect);
+    let joined = thread.map_err(|error| internal(format!("start a thread: {error}")))?.join();
+    match joined.map_err(|_| internal("the connecting thread panicked".to_owned()))? {
+        Ok(stream) => Ok(stream),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut) => {
+            Err(Refusal::NotListening { source_name: source.clone(), port })
+        }
+        Err(error) => Err(internal(format!("connect into the jail: {error}"))),
+    }
+}
