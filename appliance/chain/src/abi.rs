@@ -306,7 +306,7 @@ mod tests {
     use super::{Controller, Manager, Nexus, Response, Source, Task, Terminal, Vault};
     use alloy::{
         primitives::{B256, b256, keccak256},
-        sol_types::{SolInterface},
+        sol_types::SolInterface,
     };
 
     /// Hash of the selectors, sorted and joined, and their number.
@@ -325,25 +325,89 @@ mod tests {
     /// The hashes were computed from the SDK's JSON files by another program (Python, pycryptodome).
     #[test]
     fn every_function_selector_is_that_of_the_sdk() {
-        assert_eq!(functions::<Manager::ManagerCalls>(), (10, b256!("e6b37bf4d668cbef37a7ec27c2c76394401ba6f9f75f2d2713cb21177293e2d6")), "Manager");
-        assert_eq!(functions::<Terminal::TerminalCalls>(), (27, b256!("a554960cbf78df6f51798a1abe0ae99b08d0d0df7dfa9860180be732144cd14b")), "Terminal");
-        assert_eq!(functions::<Vault::VaultCalls>(), (35, b256!("0ae18387fbfe24a0ccb2c517b4ba239cf137f0427491145ba7876b63a419507f")), "Vault");
-        assert_eq!(functions::<Nexus::NexusCalls>(), (32, b256!("400035e0c1106a96e4630391674f2544f4e50047f4f578666797f3e58d0b07ca")), "Nexus");
-        assert_eq!(functions::<Controller::ControllerCalls>(), (12, b256!("80ad72487e91010fbf302e231ad11b13bc9860ddaf71abf50b90f24bee275871")), "Controller");
-        assert_eq!(functions::<Source::SourceCalls>(), (23, b256!("2d4e38dcd1202de1529f6cd747293f25168b31d4dae6ed6341d571625f3310e0")), "Source");
-        assert_eq!(functions::<Task::TaskCalls>(), (25, b256!("314d349dd49d7fa61abe5874eabe525b34d4a3bd2086ea314d7a7c56a51cd399")), "Task");
-        assert_eq!(functions::<Response::ResponseCalls>(), (11, b256!("fa7fa9186608399197597208c1055823ced42de0a2f49354a2c4ea6fff715e3e")), "Response");
+        assert_eq!(
+            functions::<Manager::ManagerCalls>(),
+            (10, b256!("e6b37bf4d668cbef37a7ec27c2c76394401ba6f9f75f2d2713cb21177293e2d6")),
+            "Manager"
+        );
+        assert_eq!(
+            functions::<Terminal::TerminalCalls>(),
+            (27, b256!("a554960cbf78df6f51798a1abe0ae99b08d0d0df7dfa9860180be732144cd14b")),
+            "Terminal"
+        );
+        assert_eq!(
+            functions::<Vault::VaultCalls>(),
+            (35, b256!("0ae18387fbfe24a0ccb2c517b4ba239cf137f0427491145ba7876b63a419507f")),
+            "Vault"
+        );
+        assert_eq!(
+            functions::<Nexus::NexusCalls>(),
+            (32, b256!("400035e0c1106a96e4630391674f2544f4e50047f4f578666797f3e58d0b07ca")),
+            "Nexus"
+        );
+        assert_eq!(
+            functions::<Controller::ControllerCalls>(),
+            (12, b256!("80ad72487e91010fbf302e231ad11b13bc9860ddaf71abf50b90f24bee275871")),
+            "Controller"
+        );
+        assert_eq!(
+            functions::<Source::SourceCalls>(),
+            (23, b256!("2d4e38dcd1202de1529f6cd747293f25168b31d4dae6ed6341d571625f3310e0")),
+            "Source"
+        );
+        assert_eq!(
+            functions::<Task::TaskCalls>(),
+            (25, b256!("314d349dd49d7fa61abe5874eabe525b34d4a3bd2086ea314d7a7c56a51cd399")),
+            "Task"
+        );
+        assert_eq!(
+            functions::<Response::ResponseCalls>(),
+            (11, b256!("fa7fa9186608399197597208c1055823ced42de0a2f49354a2c4ea6fff715e3e")),
+            "Response"
+        );
     }
 
     #[test]
     fn every_event_selector_is_that_of_the_sdk() {
-        assert_eq!(events(Manager::ManagerEvents::SELECTORS), (3, b256!("f4b998deec45850e09c5eb855b9c9ccb090a44503ee429acc922ecd81af1fd3a")), "Manager");
-        assert_eq!(events(Terminal::TerminalEvents::SELECTORS), (9, b256!("74c2346f02bd4db7a1707b0fc75bcc5a030743f2fb3c040c6a3c19331ac50285")), "Terminal");
-        assert_eq!(events(Vault::VaultEvents::SELECTORS), (8, b256!("364157c746b79624110ad7e860ec39cce8eee80ad0668b4d540eee55dd303790")), "Vault");
-        assert_eq!(events(Nexus::NexusEvents::SELECTORS), (10, b256!("7fd9cd5031be5b4d8cfaaed3e1dddc743c59e1d59fe0b37d52ddf47d2383a69d")), "Nexus");
-        assert_eq!(events(Controller::ControllerEvents::SELECTORS), (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")), "Controller");
-        assert_eq!(events(Source::SourceEvents::SELECTORS), (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")), "Source");
-        assert_eq!(events(Task::TaskEvents::SELECTORS), (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")), "Task");
-        assert_eq!(events(Response::ResponseEvents::SELECTORS), (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")), "Response");
+        assert_eq!(
+            events(Manager::ManagerEvents::SELECTORS),
+            (3, b256!("f4b998deec45850e09c5eb855b9c9ccb090a44503ee429acc922ecd81af1fd3a")),
+            "Manager"
+        );
+        assert_eq!(
+            events(Terminal::TerminalEvents::SELECTORS),
+            (9, b256!("74c2346f02bd4db7a1707b0fc75bcc5a030743f2fb3c040c6a3c19331ac50285")),
+            "Terminal"
+        );
+        assert_eq!(
+            events(Vault::VaultEvents::SELECTORS),
+            (8, b256!("364157c746b79624110ad7e860ec39cce8eee80ad0668b4d540eee55dd303790")),
+            "Vault"
+        );
+        assert_eq!(
+            events(Nexus::NexusEvents::SELECTORS),
+            (10, b256!("7fd9cd5031be5b4d8cfaaed3e1dddc743c59e1d59fe0b37d52ddf47d2383a69d")),
+            "Nexus"
+        );
+        assert_eq!(
+            events(Controller::ControllerEvents::SELECTORS),
+            (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")),
+            "Controller"
+        );
+        assert_eq!(
+            events(Source::SourceEvents::SELECTORS),
+            (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")),
+            "Source"
+        );
+        assert_eq!(
+            events(Task::TaskEvents::SELECTORS),
+            (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")),
+            "Task"
+        );
+        assert_eq!(
+            events(Response::ResponseEvents::SELECTORS),
+            (1, b256!("9c064737b570a74c2bac5d21056d93ac53115214216cd14d4a0fc9b60be81231")),
+            "Response"
+        );
     }
 }

@@ -292,7 +292,9 @@ impl OutboxTask {
         };
         let transaction = weigh::typed(self.rpc.network().chain_id, nonce, gas, bid, &row.intent);
         match self.sealed(transaction).await {
-            Ok(sealed) => self.keep_and_offer(id, Version { hash: sealed.hash, nonce, gas, bid, raw: sealed.raw }).await,
+            Ok(sealed) => {
+                self.keep_and_offer(id, Version { hash: sealed.hash, nonce, gas, bid, raw: sealed.raw }).await
+            }
             Err(error) => {
                 // The version that is out stays as it is: it may still be mined.
                 tracing::warn!(%tx, error = %error, "higher bid was not signed");
@@ -353,7 +355,9 @@ impl OutboxTask {
         let Some(row) = self.rows.get(&id) else { return Ok(()) };
         let transaction = weigh::typed(self.rpc.network().chain_id, nonce, gas, bid, &row.intent);
         match self.sealed(transaction).await {
-            Ok(sealed) => self.keep_and_offer(id, Version { hash: sealed.hash, nonce, gas, bid, raw: sealed.raw }).await,
+            Ok(sealed) => {
+                self.keep_and_offer(id, Version { hash: sealed.hash, nonce, gas, bid, raw: sealed.raw }).await
+            }
             Err(SealError::Refused { rule, why }) => self.refuse(id, SendError::Refused { rule, why }).await,
             Err(SealError::Unreachable { why }) => {
                 self.note(Trouble::NoSigner { why });
@@ -482,4 +486,3 @@ fn mined(inclusion: &Inclusion) -> Sent {
 fn answer(reply: Reply, result: Result<Sent, SendError>) {
     drop(reply.send(result));
 }
-

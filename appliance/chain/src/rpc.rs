@@ -17,12 +17,7 @@ mod pool;
 
 use std::{sync::Arc, time::Duration};
 
-use alloy::{
-    primitives::Address,
-    providers::RootProvider,
-    rpc::client::RpcClient,
-    transports::TransportResult,
-};
+use alloy::{primitives::Address, providers::RootProvider, rpc::client::RpcClient, transports::TransportResult};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 

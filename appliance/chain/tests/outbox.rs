@@ -30,8 +30,12 @@ struct Rig {
 
 impl Rig {
     fn start(arguments: &[&str]) -> Self {
-        let limits =
-            OutboxLimits { poll_ms: 20, rebroadcast_after_ms: 100, replace_after_ms: 60_000, ..OutboxLimits::default() };
+        let limits = OutboxLimits {
+            poll_ms: 20,
+            rebroadcast_after_ms: 100,
+            replace_after_ms: 60_000,
+            ..OutboxLimits::default()
+        };
         Self { anvil: Anvil::start(arguments), folder: tempfile::tempdir().expect("a folder"), limits }
     }
 
@@ -130,9 +134,8 @@ async fn a_stuck_transaction_is_bid_up_under_its_nonce() {
     let (outbox, _task) = rig.run().await;
     let sending = send(&outbox, payment(1));
     let (hash, fee) = rig.pooled().await;
-    let raised = eventually("a higher bid", || async {
-        rig.anvil.pool().await.into_iter().find(|(other, _)| *other != hash)
-    });
+    let raised =
+        eventually("a higher bid", || async { rig.anvil.pool().await.into_iter().find(|(other, _)| *other != hash) });
     let (_, raised) = raised.await;
     assert!(raised * U256::from(8) >= fee * U256::from(9), "{raised} is less than an eighth above {fee}");
     assert_eq!(rig.anvil.pool().await.len(), 1, "one nonce, one transaction");

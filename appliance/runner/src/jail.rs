@@ -1,9 +1,9 @@
 //! Becomes the jail: what the child of a `clone3` does until the service is executed.
 //!
-//! The order is the security argument, and it is the order of the calls in [`enter`]: close every foreign
-//! descriptor; wait until the parent has mapped ids; loopback and the callback listener; mounts; pivot;
-//! limits; ids; capabilities; no new privileges; seccomp; execute. Any step that fails ends the jail and its
-//! name reaches whoever asked. There is no best-effort mode.
+//! The order is the security argument, and it is the order of the calls in `set_up`, which begins when the
+//! spawner has mapped the slot's ids: close every foreign descriptor; loopback and the callback listener; mounts;
+//! pivot; limits; ids; capabilities; no new privileges; seccomp; execute. Any step that fails ends the jail and
+//! its name reaches whoever asked. There is no best-effort mode.
 //!
 //! The first process of the pid namespace stays this code ([`init`]); the service is its child.
 

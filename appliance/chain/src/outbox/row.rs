@@ -207,7 +207,8 @@ impl Row {
 
     /// Only the transaction that the chain waits for is bid up: those behind it cannot be included anyway.
     fn push(&self, nonce: u64, seen: &Seen, rules: &Rules) -> Turn {
-        let is_due = |since: Option<u64>, after: u64| since.is_none_or(|since| seen.now_ms >= since.saturating_add(after));
+        let is_due =
+            |since: Option<u64>, after: u64| since.is_none_or(|since| seen.now_ms >= since.saturating_add(after));
         let Timers { sent_at_ms, bid_at_ms, is_bid_refused, .. } = self.timers;
         let is_outbid = is_bid_refused && is_due(sent_at_ms, rules.rebroadcast_after_ms);
         let is_stuck = bid_at_ms.is_some() && is_due(bid_at_ms, rules.replace_after_ms);

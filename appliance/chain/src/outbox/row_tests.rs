@@ -115,8 +115,7 @@ impl World {
 
     fn intend(&mut self) {
         let id = i64::try_from(self.rows.len() + self.settled.len()).expect("few rows");
-        let intent =
-            Intent { key: id.to_string(), to: Address::ZERO, data: Bytes::new(), value_wei: U256::ZERO };
+        let intent = Intent { key: id.to_string(), to: Address::ZERO, data: Bytes::new(), value_wei: U256::ZERO };
         let state = State::Queued;
         self.rows.push(Row { id, intent, state, versions: Vec::new(), timers: Timers::default() });
     }

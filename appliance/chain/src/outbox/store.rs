@@ -196,7 +196,8 @@ impl Store {
     /// Closes a row; `outcome` is for people.
     pub(super) async fn close(&self, id: i64, outcome: String) -> Result<(), StoreError> {
         self.write("close row", move |connection| {
-            connection.execute("UPDATE intent SET state = 'closed', outcome = ?2 WHERE id = ?1", params![id, outcome])?;
+            connection
+                .execute("UPDATE intent SET state = 'closed', outcome = ?2 WHERE id = ?1", params![id, outcome])?;
             connection.execute(
                 "DELETE FROM intent WHERE state = 'closed' AND id <= (SELECT max(id) FROM intent) - ?1",
                 [CLOSED_MAX],
@@ -240,10 +241,8 @@ fn create(connection: &Connection, chain_id: u64, address: Address) -> rusqlite:
 
 fn write_state(connection: &Connection, id: i64, state: &State) -> rusqlite::Result<()> {
     match state {
-        State::Queued => connection.execute(
-            "UPDATE intent SET state = 'queued', nonce = NULL, overtaken_at = NULL WHERE id = ?1",
-            [id],
-        ),
+        State::Queued => connection
+            .execute("UPDATE intent SET state = 'queued', nonce = NULL, overtaken_at = NULL WHERE id = ?1", [id]),
         State::InFlight { nonce, overtaken_at } => connection.execute(
             "UPDATE intent SET state = 'in_flight', nonce = ?2, overtaken_at = ?3 WHERE id = ?1",
             params![id, nonce.cast_signed(), overtaken_at.map(u64::cast_signed)],
@@ -330,7 +329,8 @@ fn decimal<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>
     column: &str,
 ) -> rusqlite::Result<T> {
     let text: String = record.get(column)?;
-    text.parse().map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
+    text.parse()
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
 }
 
 #[cfg(test)]
@@ -346,7 +346,13 @@ mod tests {
 
     fn version(nonce: u64) -> Version {
         let bid = Bid::Dynamic { max_fee_wei: u128::MAX, tip_wei: 1 };
-        Version { hash: B256::with_last_byte(nonce.to_le_bytes()[0]), nonce, gas: 21_000, bid, raw: Bytes::from_static(b"raw") }
+        Version {
+            hash: B256::with_last_byte(nonce.to_le_bytes()[0]),
+            nonce,
+            gas: 21_000,
+            bid,
+            raw: Bytes::from_static(b"raw"),
+        }
     }
 
     #[tokio::test]

@@ -79,8 +79,7 @@ struct Head {
 impl Endpoint {
     pub(super) fn new(client: reqwest::Client, url: Url) -> Self {
         let state = EndpointState::Unreachable { why: "not asked yet".to_owned() };
-        let report =
-            EndpointReport { url: url.clone(), state, head: 0, head_time_s: 0, latency_ms: 0, failures: 0 };
+        let report = EndpointReport { url: url.clone(), state, head: 0, head_time_s: 0, latency_ms: 0, failures: 0 };
         Self { client, url, report: Mutex::new(report) }
     }
 

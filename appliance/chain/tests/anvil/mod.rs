@@ -42,7 +42,10 @@ impl Anvil {
     /// Starts a node with these further arguments and waits until it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join(BINARY);
-        assert!(binary.exists(), "anvil is missing: run `npm i --prefix target/devnet @foundry-rs/anvil@1.7.1` at the top");
+        assert!(
+            binary.exists(),
+            "anvil is missing: run `npm i --prefix target/devnet @foundry-rs/anvil@1.7.1` at the top"
+        );
         let mut child = Command::new(binary)
             .args(["--port", "0", "--host", "127.0.0.1"])
             .args(arguments)

@@ -97,22 +97,24 @@ impl Book {
     fn judge_source(&mut self, source: SourceId) {
         let Some(rig) = &self.rig else { return };
         let Some(served) = self.sources.get_mut(&source) else { return };
+        let given_up = served.given_up.as_ref().filter(|g| g.updated_at == served.reading.updated_at);
         let verdict = if served.is_removed {
             Err("its owner took it down (RemoveContainer); registering the rig again brings it back".into())
-        } else if let Some(given_up) = served.given_up.as_ref().filter(|g| g.updated_at == served.reading.updated_at) {
+        } else if let Some(given_up) = given_up {
             Err(given_up.why.clone())
         } else {
             accept_source(rig, &served.reading)
         };
         let is_stale = served.prepared_from.is_some_and(|from| from != served.reading.updated_at);
         let needed = self.index.needing.get(&source).is_some_and(|tasks| !tasks.is_empty());
+        let can_finish = needed && given_up.is_none();
         match (verdict, &served.stage) {
             (Err(why), SourceStage::Refused { .. }) if served.prepared_from.is_none() => {
                 served.stage = SourceStage::Refused { why };
             }
             (Err(_), SourceStage::Refused { .. }) => served.move_to(SourceStage::Stopping),
-            (Err(_), SourceStage::Preparing) if needed => {}
-            (Err(_), SourceStage::Stopping) if needed && served.prepared_from.is_none() && !served.is_asked => {
+            (Err(_), SourceStage::Preparing) if can_finish => {}
+            (Err(_), SourceStage::Stopping) if can_finish && served.prepared_from.is_none() && !served.is_asked => {
                 served.move_to(SourceStage::Preparing);
             }
             (Err(_), SourceStage::Preparing | SourceStage::Registering | SourceStage::Serving) => {
@@ -209,7 +211,6 @@ impl Book {
             TroubleKind::Final if served.stage == SourceStage::Preparing => {
                 let given_up = GivenUp { updated_at: served.reading.updated_at, why: trouble.why.clone() };
                 served.given_up = Some(given_up);
-                served.move_to(SourceStage::Refused { why: trouble.why.clone() });
             }
             TroubleKind::Passing | TroubleKind::Final | TroubleKind::Lost => {
                 served.is_asked = false;

@@ -1,7 +1,7 @@
 //! What can go wrong, or merely happen: one mishap at a time, thrown by the dice.
 
 use work::policy::Sources;
-use work::source::Environments;
+use work::source::{Environments, SourceStage};
 use work::step::Trouble;
 use work::task::Delivery;
 use work::{News, SourceId, StepKey, TaskId, Wei};
@@ -244,6 +244,10 @@ impl World {
         let open: Vec<_> = self.book.open_jobs().collect();
         assert!(open.is_empty(), "a month later it is still open: {open:#?}");
         assert_eq!(self.book.wakes_at(), None, "nothing waits and an alarm is set");
+        for source in self.up.keys() {
+            let served = &self.book.sources()[source];
+            assert!(!matches!(served.stage, SourceStage::Refused { .. }), "a container is left behind: {served:#?}");
+        }
     }
 
     pub(crate) fn registered(&mut self, source: SourceId, is_registered: bool) {

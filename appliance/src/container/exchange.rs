@@ -1,0 +1,93 @@
+//! One HTTP request on a stream that leads into a jail. Everything that comes back is bounded.
+
+use std::io;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+
+/// Time for one whole exchange. Source: the framework answers 202 at once; a description takes milliseconds.
+const EXCHANGE_MAX: Duration = Duration::from_secs(30);
+
+/// Headers that an answer may have.
+const HEADERS_MAX: usize = 64;
+
+/// Bytes of headers that an answer may have.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// What is asked.
+pub(super) enum Method {
+    /// Nothing but the path.
+    Get,
+    /// A JSON body.
+    Post(Vec<u8>),
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub(super) enum ExchangeError {
+    #[error("use the stream into the jail")]
+    Stream(#[source] io::Error),
+    #[error("speak HTTP with the source")]
+    Http(#[source] hyper::Error),
+    #[error("read the source's answer")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the source did not answer within {} s", EXCHANGE_MAX.as_secs())]
+    TooSlow,
+    #[error("`{0}` is no path")]
+    Path(String),
+}
+
+/// Sends one request and reads the answer, of at most `max` bytes.
+pub(super) async fn exchange(
+    stream: TcpStream,
+    method: Method,
+    path: &str,
+    max: usize,
+) -> Result<Answer, ExchangeError> {
+    tokio::time::timeout(EXCHANGE_MAX, converse(stream, method, path, max)).await.unwrap_or(Err(ExchangeError::TooSlow))
+}
+
+async fn converse(stream: TcpStream, method: Method, path: &str, max: usize) -> Result<Answer, ExchangeError> {
+    stream.set_nonblocking(true).map_err(ExchangeError::Stream)?;
+    let stream = tokio::net::TcpStream::from_std(stream).map_err(ExchangeError::Stream)?;
+    let mut client = http1::Builder::new();
+    client.max_headers(HEADERS_MAX).max_buf_size(HEADER_BYTES_MAX);
+    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.map_err(ExchangeError::Http)?;
+    let (verb, body) = match method {
+        Method::Get => ("GET", Vec::new()),
+        Method::Post(body) => ("POST", body),
+    };
+    let request = Request::builder()
+        .method(verb)
+        .uri(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|_| ExchangeError::Path(path.to_owned()))?;
+    let talk = async {
+        let response = sender.send_request(request).await.map_err(ExchangeError::Http)?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), max).collect().await.map_err(ExchangeError::Body)?;
+        Ok(Answer { status, body: body.to_bytes() })
+    };
+    tokio::select! {
+        answer = talk => answer,
+        ended = connection => Err(match ended {
+            Err(error) => ExchangeError::Http(error),
+            Ok(()) => ExchangeError::Stream(io::ErrorKind::UnexpectedEof.into()),
+        }),
+    }
+}

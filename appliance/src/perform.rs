@@ -1,0 +1,108 @@
+//! What each step does.
+//!
+//! Invariants:
+//! - A step is idempotent, or asks the chain first whether it already happened. It may have been cut short by a crash
+//!   anywhere, and be performed again.
+//! - It ends in exactly one fact: what it was for, or [`News::Fell`] with words for the owner.
+//! - Nothing is decided here beyond "can trying again help".
+
+mod enrol;
+mod source;
+mod submit;
+
+mod task;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::Address;
+use chain::content::Content;
+use chain::outbox::Outbox;
+use chain::rpc::Rpc;
+use tracing::{debug, info};
+use work::step::{StepKey, Trouble};
+use work::{News, ProviderId, Step};
+
+use crate::chain_of;
+use crate::container::Containers;
+use crate::registry::Registry;
+use crate::settings::Limits;
+use crate::store::Store;
+
+/// Between two looks at whether a mined transaction's effect can be read: replicas lag.
+const READ_BACK_EVERY: Duration = Duration::from_millis(300);
+
+/// How often a mined transaction's effect is looked for before the step falls through for now.
+const READ_BACK_TRIES: u32 = 20;
+
+/// Everything that steps are done with.
+#[derive(Debug)]
+pub struct Performer {
+    /// The rig's own account.
+    pub me: Address,
+    /// The owner's account.
+    pub owner: Address,
+    /// What this rig says of itself: the document's bytes.
+    pub base_data: Vec<u8>,
+    /// The chain, for reading.
+    pub rpc: Rpc,
+    /// The chain, for writing.
+    pub outbox: Outbox,
+    /// Documents behind links.
+    pub content: Content,
+    /// Bytes on disk.
+    pub store: Arc<Store>,
+    /// Images.
+    pub registry: Registry,
+    /// Running sources.
+    pub containers: Arc<Containers>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+// === impl Performer ===
+
+impl Performer {
+    /// Performs one step, and says what came of it.
+    pub async fn perform(&self, step: Step) -> News {
+        let key = step.key();
+        let name = step.name();
+        debug!(step = name, ?key, "step begins");
+        let done = match step {
+            Step::Announce => self.announce().await,
+            Step::Describe => self.describe().await,
+            Step::Lock { amount_wei } => self.lock(amount_wei).await,
+            Step::Prepare { source, metadata_url, environment, updated_at } => {
+                self.prepare(source, &metadata_url, environment, updated_at).await
+            }
+            Step::Register { source, environment } => self.register(source, environment).await,
+            Step::StopSource { source } => self.stop_source(source).await,
+            Step::Look { task } => self.look(task).await,
+            Step::Attempt { bid } => self.attempt(bid).await,
+            Step::Fetch { attempt } => self.fetch(attempt).await,
+            Step::Run { run } => self.run(run).await,
+            Step::Publish { outcome } => self.publish(outcome).await,
+            Step::Respond { receipt } => self.respond(receipt).await,
+        };
+        done.unwrap_or_else(|trouble| fell(key, name, trouble))
+    }
+
+    fn provider(&self) -> ProviderId {
+        ProviderId(self.me)
+    }
+}
+
+fn fell(step: StepKey, name: &'static str, trouble: Trouble) -> News {
+    info!(step = name, ?step, kind = ?trouble.kind, why = %trouble.why, "step came to nothing");
+    News::Fell { step, trouble }
+}
+
+/// The chain or a gateway did not answer: nothing is known, trying again may help.
+fn weather(error: &(dyn std::error::Error + 'static)) -> Trouble {
+    Trouble::passing(chain_of(error))
+}
+
+/// A trouble that passes or stays, as the error says of itself.
+fn trouble_of(error: &(dyn std::error::Error + 'static), is_final: bool) -> Trouble {
+    if is_final { Trouble::lasting(chain_of(error)) } else { Trouble::passing(chain_of(error)) }
+}

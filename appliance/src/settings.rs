@@ -1,0 +1,283 @@
+//! `rig.toml`: everything that an owner can set, parsed once into plain types.
+//!
+//! Unknown keys are refused with their line and the nearest key. Every key but the owner, the network and the places of
+//! things has a default that is safe to earn with.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use alloy_primitives::utils::{ParseUnits, parse_units};
+use alloy_primitives::{Address, U256};
+use chain::content::Gateways;
+use chain::rpc::Network;
+use chain::settings::{SettingsError, read_toml};
+use serde::Deserialize;
+use serde::de::Error as _;
+use work::policy::{Rig, Sources};
+use work::source::{Environment, Environments};
+use work::{ProviderId, SourceId, Wei};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Who is paid.
+    pub owner: Owner,
+    /// The chain and its contracts.
+    pub network: Network,
+    /// Where documents are published and read.
+    pub content: Gateways,
+    /// What work is taken.
+    #[serde(default)]
+    pub work: Work,
+    /// Limits on what sources bring.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Where things are on this machine.
+    #[serde(default)]
+    pub places: Places,
+}
+
+/// Who is paid.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// The owner's account. Its key never touches the rig.
+    pub address: Address,
+    /// A name for this rig, shown to people.
+    #[serde(default = "default_name")]
+    pub name: String,
+}
+
+/// What work is taken.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Work {
+    /// `"any"`, or a list of source addresses to register to.
+    pub sources: SourceList,
+    /// `"self"`: bid by own policy. `"agent"`: only do what an agent attempts in the rig's name.
+    pub attempts: Attempts,
+    /// What this rig offers: `cpu`, `nvidia`, `amd`.
+    pub environments: Vec<Environment>,
+    /// Runs at a time on the rig.
+    pub max_runs: usize,
+    /// Runs at a time on one source.
+    pub max_runs_per_source: usize,
+    /// Attempted tasks that may wait for a place.
+    pub max_waiting: usize,
+    /// The least payment, in coin.
+    pub min_payment: Coin,
+    /// What must be left of a payment after gas, in coin.
+    pub min_profit: Coin,
+    /// What is asked where the client chooses, in per cent of the offer, 1 to 100.
+    pub ask_percent: u8,
+    /// Other providers' attempts that are still raced against.
+    pub max_rivals: u64,
+    /// A run's time before its source was measured, in seconds.
+    pub expected_run_s: u64,
+    /// Time kept for publishing and submitting, in seconds.
+    pub respond_margin_s: u64,
+    /// First block of a rig that has no ledger yet; default: the head at its first start.
+    pub from_block: Option<u64>,
+    /// Seconds between polls of what the chain does not announce.
+    pub poll_s: u64,
+}
+
+/// Which sources to register to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceList(pub Sources);
+
+/// Who attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attempts {
+    /// The rig, by its own policy.
+    #[serde(rename = "self")]
+    Itself,
+    /// An agent of the owner, or the network's scheduler.
+    Agent,
+}
+
+/// An amount written in coin, such as `"0.25"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coin(pub Wei);
+
+/// Limits on what sources bring.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest task input, in bytes.
+    pub input_bytes: u64,
+    /// Largest result, in bytes.
+    pub result_bytes: u64,
+    /// Largest image, all layers, as downloaded, in bytes.
+    pub image_bytes: u64,
+    /// How long a source may take until its port opens, in seconds.
+    pub start_s: u64,
+    /// Registries that may be asked without TLS, as `host:port`; loopback always may.
+    pub plain_registries: Vec<String>,
+}
+
+/// Where things are on this machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Places {
+    /// Ledger and outbox.
+    pub state: PathBuf,
+    /// The content store.
+    pub content: PathBuf,
+    /// The provider's own socket, for `rig status`.
+    pub provider_socket: PathBuf,
+    /// The signer's socket.
+    pub signer_socket: PathBuf,
+    /// The runner's socket.
+    pub runner_socket: PathBuf,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Reads `rig.toml`. Errors: see [`SettingsError`].
+    pub fn read(path: &Path) -> Result<Settings, SettingsError> {
+        read_toml(path)
+    }
+
+    /// The part that decisions need, for the account `provider` that publishes the base data `base_data_cid`.
+    pub fn rig(&self, provider: Address, base_data_cid: String) -> Rig {
+        let work = &self.work;
+        Rig {
+            provider: ProviderId(provider),
+            owner: ProviderId(self.owner.address),
+            base_data_cid,
+            environments: work.environments.iter().copied().collect::<Environments>(),
+            sources: work.sources.0.clone(),
+            attempts_itself: work.attempts == Attempts::Itself,
+            max_runs: work.max_runs,
+            max_runs_per_source: work.max_runs_per_source,
+            max_waiting: work.max_waiting,
+            min_payment_wei: work.min_payment.0,
+            min_profit_wei: work.min_profit.0,
+            ask_percent: work.ask_percent.min(100),
+            max_rivals: work.max_rivals,
+            expected_run_s: work.expected_run_s,
+            respond_margin_s: work.respond_margin_s,
+        }
+    }
+}
+
+fn default_name() -> String {
+    "rig".to_owned()
+}
+
+impl Default for Work {
+    fn default() -> Work {
+        Work {
+            sources: SourceList(Sources::Listed(BTreeSet::new())),
+            attempts: Attempts::Itself,
+            environments: vec![Environment::Cpu],
+            max_runs: 4,
+            max_runs_per_source: 1,
+            max_waiting: 8,
+            min_payment: Coin::default(),
+            min_profit: Coin::default(),
+            ask_percent: 100,
+            max_rivals: 2,
+            expected_run_s: 10,
+            respond_margin_s: 5,
+            from_block: None,
+            poll_s: 15,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            input_bytes: 16 << 20,
+            result_bytes: 64 << 20,
+            image_bytes: 64 << 30,
+            start_s: 1800,
+            plain_registries: Vec::new(),
+        }
+    }
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places {
+            state: "/var/lib/rig/provider".into(),
+            content: "/var/lib/rig/content".into(),
+            provider_socket: "/run/rig/provider.sock".into(),
+            signer_socket: "/run/rig/signer.sock".into(),
+            runner_socket: "/run/rig/runner.sock".into(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceList {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<SourceList, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "sources is \"any\" or a list of source addresses")]
+        enum Written {
+            Word(String),
+            List(BTreeSet<SourceId>),
+        }
+        match Written::deserialize(from)? {
+            Written::Word(word) if word == "any" => Ok(SourceList(Sources::Any)),
+            Written::Word(word) => {
+                Err(D::Error::custom(format!("sources is \"any\" or a list of source addresses, not \"{word}\"")))
+            }
+            Written::List(list) => Ok(SourceList(Sources::Listed(list))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Coin {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Coin, D::Error> {
+        let text = String::deserialize(from)?;
+        match parse_units(&text, "ether") {
+            Ok(ParseUnits::U256(wei)) if !text.starts_with('-') => Ok(Coin(wei)),
+            Ok(ParseUnits::U256(_) | ParseUnits::I256(_)) => {
+                Err(D::Error::custom(format!("an amount of coin is not negative, this is \"{text}\"")))
+            }
+            Err(_) => Err(D::Error::custom(format!("an amount of coin looks like \"0.25\", not \"{text}\""))),
+        }
+    }
+}
+
+impl From<Coin> for U256 {
+    fn from(coin: Coin) -> U256 {
+        coin.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chain::settings::parse_toml;
+
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../rig.example.toml");
+
+    fn words(from: &str, to: &str) -> String {
+        let text = EXAMPLE.replace(from, to);
+        assert_ne!(text, EXAMPLE, "`{from}` is in the example");
+        parse_toml::<Settings>(&text, Path::new("rig.toml")).expect_err("the text is bad").to_string()
+    }
+
+    #[test]
+    fn the_shipped_example_is_valid() {
+        let settings: Settings = parse_toml(EXAMPLE, Path::new("rig.toml")).expect("parses");
+        assert_eq!(settings.work.sources.0, Sources::Any);
+        assert_eq!(settings.work.min_payment.0, Wei::from(1_000_000_000_000_000_u64));
+    }
+
+    #[test]
+    fn a_bad_setting_is_named_with_its_line_and_what_would_be_right() {
+        assert!(words("max_runs =", "max_run =").contains("unknown key `max_run`, did you mean `max_runs`?"));
+        assert!(words("\"any\"", "\"all\"").contains("not \"all\""));
+        assert!(words("\"0.001\"", "\"-1\"").contains("not negative"));
+        assert!(words("\"0.001\"", "\"a little\"").contains("looks like \"0.25\""));
+        assert!(words("attempts = \"self\"", "attempts = \"me\"").contains("unknown variant `me`"));
+    }
+}

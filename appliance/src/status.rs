@@ -1,0 +1,215 @@
+//! The provider's own socket: what `rig status` and `rig tasks` ask.
+//!
+//! One JSON line in, one JSON line out, then the server closes. The socket only answers; nothing can be changed here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chain::rpc::{EndpointReport, EndpointState, Rpc};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use work::Book;
+use work::book::{Closing, Job, Stage};
+use work::source::{Served, SourceStage};
+
+use crate::provider::Parcel;
+
+/// The longest question, in bytes.
+const QUESTION_BYTES_MAX: u64 = 4096;
+
+/// Time for one question and its answer.
+const TALK_MAX: Duration = Duration::from_secs(5);
+
+/// The most tasks of one answer.
+const TASKS_MAX: usize = 10_000;
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Question {
+    /// How is the rig?
+    Status,
+    /// What ran, what was refused and why?
+    Tasks {
+        /// At most so many, newest first.
+        #[serde(default = "default_limit")]
+        limit: usize,
+        /// Only what was refused.
+        #[serde(default)]
+        refused: bool,
+    },
+}
+
+fn default_limit() -> usize {
+    50
+}
+
+/// Serves questions until `stop`. Errors: the socket cannot be made.
+pub async fn serve(path: &Path, desk: mpsc::Sender<Parcel>, stop: CancellationToken) -> std::io::Result<()> {
+    if path.exists() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            Ok((stream, _)) = listener.accept() => {
+                let desk = desk.clone();
+                tokio::spawn(async move {
+                    if tokio::time::timeout(TALK_MAX, talk(stream, desk)).await.is_err() {
+                        warn!("a question on the socket took too long");
+                    }
+                });
+            }
+        }
+    }
+}
+
+async fn talk(stream: UnixStream, desk: mpsc::Sender<Parcel>) {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let asked = BufReader::new(read.take(QUESTION_BYTES_MAX)).read_line(&mut line).await;
+    let answer = match asked.map(|_| serde_json::from_str::<Question>(&line)) {
+        Ok(Ok(question)) => {
+            let (send, receive) = oneshot::channel();
+            let _ = desk.send(Parcel::Asked(question, send)).await;
+            receive.await.unwrap_or_else(|_| json!({ "error": "the provider is ending" }))
+        }
+        Ok(Err(error)) => json!({ "error": format!("the question does not parse: {error}") }),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    let _ = write.write_all(format!("{answer}\n").as_bytes()).await;
+}
+
+/// Answers a question from the book; addresses with their checksum, amounts in wei as hexadecimal. `now` is Unix seconds.
+pub fn answer(question: &Question, book: &Book, rpc: &Rpc, now: u64) -> Value {
+    match question {
+        Question::Status => status(book, rpc, now),
+        Question::Tasks { limit, refused } => tasks(book, (*limit).min(TASKS_MAX), *refused),
+    }
+}
+
+fn status(book: &Book, rpc: &Rpc, now: u64) -> Value {
+    let standing = book.enrolment().standing.as_ref();
+    let phase = book.phase();
+    let reports = rpc.endpoints();
+    let endpoints: Vec<Value> = reports.iter().map(endpoint).collect();
+    let head_time_s = reports.iter().map(|report| report.head_time_s).max().unwrap_or(0);
+    let sources: Vec<Value> = book.sources().values().map(source).collect();
+    let count = |is: fn(&Stage) -> bool| book.jobs().values().filter(|job| is(&job.stage)).count();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "address": book.rig().map(|rig| rig.provider.to_string()),
+        "owner": book.rig().map(|rig| rig.owner.to_string()),
+        "phase": phase,
+        "phase_text": phase.to_string(),
+        "trouble": book.enrolment().trouble,
+        "gas_wei": standing.map(|s| s.gas_wei),
+        "lockup_wei": standing.map(|s| s.lockup_wei),
+        "head": { "block": rpc.freshest_head(), "age_s": now.saturating_sub(head_time_s) },
+        "endpoints": endpoints,
+        "sources": sources,
+        "jobs": {
+            "open": book.open_jobs().count(),
+            "waiting": count(|s| matches!(s, Stage::Bidding { .. } | Stage::Attempted { .. } | Stage::Ready { .. })),
+            "running": count(|s| matches!(s, Stage::Running { .. })),
+            "responded": count(|s| matches!(s, Stage::Responded { .. })),
+            "settled": count(|s| matches!(s, Stage::Closed { closing: Closing::Settled { .. } })),
+        },
+        "draining": book.is_draining(),
+    })
+}
+
+/// An endpoint by its host: the path of its URL may hold an access token.
+fn endpoint(report: &EndpointReport) -> Value {
+    let state = match &report.state {
+        EndpointState::Healthy => "healthy".to_owned(),
+        EndpointState::Lagging => "lagging".to_owned(),
+        EndpointState::WrongChain { got } => format!("answers for chain {got}"),
+        EndpointState::Unreachable { why } => format!("unreachable: {why}"),
+    };
+    json!({ "url": report.url.host_str(), "state": state, "head": report.head, "latency_ms": report.latency_ms })
+}
+
+fn source(served: &Served) -> Value {
+    let (stage, why) = match &served.stage {
+        SourceStage::Refused { why } => ("refused", Some(why.clone())),
+        SourceStage::Preparing => ("preparing", None),
+        SourceStage::Registering => ("registering", None),
+        SourceStage::Serving => ("serving", None),
+        SourceStage::Stopping => ("stopping", None),
+    };
+    json!({
+        "source": served.reading.id.to_string(),
+        "stage": stage,
+        "why": why.or_else(|| served.trouble.as_ref().map(|trouble| trouble.why.clone())),
+        "environment": served.environment,
+        "usual_run_ms": served.usual_run_ms,
+    })
+}
+
+fn tasks(book: &Book, limit: usize, only_refused: bool) -> Value {
+    let mut jobs: Vec<&Job> = book.jobs().values().collect();
+    jobs.sort_by_key(|job| std::cmp::Reverse((job.moved_at, job.task().id)));
+    let rows = jobs.into_iter().map(|job| (job, words(job)));
+    let rows = rows.filter(|(_, (stage, _))| !only_refused || matches!(*stage, "refused" | "held"));
+    let rows: Vec<Value> = rows.take(limit).map(|(job, (stage, why))| row(job, stage, why)).collect();
+    json!({ "tasks": rows })
+}
+
+fn row(job: &Job, stage: &str, why: Option<String>) -> Value {
+    let task = job.task();
+    let (receipt, response, paid_wei) = match &job.stage {
+        Stage::Published { receipt } => (Some(receipt), None, None),
+        Stage::Responded { response, .. } | Stage::Closed { closing: Closing::Unpaid { response, .. } } => {
+            (Some(&response.receipt), Some(response.id), None)
+        }
+        Stage::Closed { closing: Closing::Settled { settlement } } => {
+            let response = &settlement.response;
+            (Some(&response.receipt), Some(response.id), Some(settlement.paid_wei))
+        }
+        _ => (None, None, None),
+    };
+    json!({
+        "task": task.id.to_string(),
+        "source": task.source.to_string(),
+        "stage": stage,
+        "why": why,
+        "payment_wei": task.payment_wei,
+        "delivery": task.delivery,
+        "seen_at": job.seen_at,
+        "moved_at": job.moved_at,
+        "response": response.map(|id| id.to_string()),
+        "link": receipt.map(|receipt| receipt.link.clone()),
+        "elapsed_ms": receipt.map(|receipt| receipt.outcome.elapsed_ms),
+        "paid_wei": paid_wei,
+    })
+}
+
+/// A job's stage in a word, and why it is there, for people.
+fn words(job: &Job) -> (&'static str, Option<String>) {
+    let trouble = job.trouble.as_ref().map(|trouble| trouble.why.clone());
+    match &job.stage {
+        Stage::Looking => ("looking", trouble),
+        Stage::Held { why, .. } => ("held", Some(why.to_string())),
+        Stage::Bidding { .. } => ("bidding", trouble),
+        Stage::Attempted { .. } => ("attempted", trouble),
+        Stage::Ready { .. } => ("ready", trouble),
+        Stage::Running { .. } => ("running", trouble),
+        Stage::Ended { .. } => ("ended", trouble),
+        Stage::Published { .. } => ("published", trouble),
+        Stage::Responded { .. } => ("responded", trouble),
+        Stage::Closed { closing } => match closing {
+            Closing::Refused { why } => ("refused", Some(why.to_string())),
+            Closing::Failed { why } => ("failed", Some(why.clone())),
+            Closing::Lost { why } => ("lost", Some(why.clone())),
+            Closing::Unpaid { why, .. } => ("unpaid", Some(why.clone())),
+            Closing::Settled { .. } => ("settled", None),
+        },
+    }
+}
