@@ -12,7 +12,7 @@
 //!
 //! Invariants:
 //! * Signed bytes are on disk before any node sees them, and stay looked for until the row is closed.
-//! * An intent never has versions under two nonces that can both be mined (see [`row`]). A replacement raises both fees.
+//! * An intent never has versions under two nonces that can both be mined (see `outbox/row.rs`). A replacement raises both fees.
 //! * A refusal that closes a row (`WouldRevert`, `Unfunded`, `Refused`) happens before anything is signed, and only on the
 //!   word of a head that is not known to be stale.
 //! * Weather is waited out; it shows in [`Standing`], not as an error.

@@ -26,8 +26,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use url::Url;
 
-pub use self::course::{Cursor, OVERLAP, REORG_DEPTH};
 use self::course::{Course, Plan, Range, Verdict, Witness};
+pub use self::course::{Cursor, OVERLAP, REORG_DEPTH};
 pub use self::event::Event;
 use crate::rpc::Rpc;
 
@@ -114,7 +114,10 @@ enum Wait {
     /// All is scanned: until the next poll or a new head.
     ForHead(Instant),
     /// The last of `failures` tries failed: until then, come what may.
-    Backoff { until: Instant, failures: u32 },
+    Backoff {
+        until: Instant,
+        failures: u32,
+    },
 }
 
 /// The part of a block that a scan needs; chains differ in the rest.

@@ -101,7 +101,8 @@ async fn every_gateway_that_failed_is_in_the_error() {
 
 #[tokio::test]
 async fn only_200_is_a_document() {
-    for status in [StatusCode::NO_CONTENT, StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED, StatusCode::FORBIDDEN] {
+    for status in [StatusCode::NO_CONTENT, StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED, StatusCode::FORBIDDEN]
+    {
         let host = host(move || status.into_response()).await;
         let error = content().fetch(&format!("http://{host}/"), LIMIT).await.unwrap_err();
         assert!(matches!(first_fault(error), Fault::Status(got) if got == status), "{status}");
@@ -127,7 +128,8 @@ async fn a_document_is_refused_at_the_first_byte_over_its_limit() {
 
 #[tokio::test]
 async fn a_body_that_stalls_or_trickles_is_given_up() {
-    let stalled = host(|| Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()).into_response()).await;
+    let stalled =
+        host(|| Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()).into_response()).await;
     let content = Content::new(Gateways { idle_timeout_ms: 50, ..gateways() }).unwrap();
     let error = content.fetch(&format!("http://{stalled}/"), LIMIT).await.unwrap_err();
     assert!(matches!(first_fault(error), Fault::Broken(_)));
@@ -177,7 +179,12 @@ async fn a_redirect_to_what_is_not_the_web_is_refused() {
 async fn a_strangers_link_does_not_lead_into_a_private_network() {
     let host = honest().await;
     let content = Content::new(Gateways { allow_private: false, ..gateways() }).unwrap();
-    for name in [format!("{host}"), format!("localhost:{}", host.port()), format!("[::ffff:127.0.0.1]:{}", host.port()), format!("0.0.0.0:{}", host.port())] {
+    for name in [
+        format!("{host}"),
+        format!("localhost:{}", host.port()),
+        format!("[::ffff:127.0.0.1]:{}", host.port()),
+        format!("0.0.0.0:{}", host.port()),
+    ] {
         let error = content.fetch(&format!("http://{name}/plain.json"), LIMIT).await.unwrap_err();
         assert!(error.is_final(), "{name}");
         assert!(matches!(first_fault(error), Fault::Private(_)), "{name}");
@@ -282,7 +289,8 @@ async fn a_file_is_streamed_and_its_name_computed_on_the_way() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let bytes = vec![42u8; 700_000];
     std::fs::write(file.path(), &bytes).unwrap();
-    let (content, parts) = pin_api(StatusCode::CREATED, link(&format!("https://c.example/ipfs/{}", cid_of(&bytes)))).await;
+    let (content, parts) =
+        pin_api(StatusCode::CREATED, link(&format!("https://c.example/ipfs/{}", cid_of(&bytes)))).await;
     let pinned = content.pin("big.bin", "application/octet-stream", file.path().to_owned()).await.unwrap();
     assert_eq!(pinned.cid, cid_of(&bytes));
     assert_eq!(parts.lock().unwrap()[0].3, bytes);

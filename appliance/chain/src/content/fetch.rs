@@ -16,10 +16,10 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio_util::bytes::Bytes;
 use url::Url;
 
+use super::Content;
 use super::cid::{Cid, CidHasher, Mismatch};
 use super::guard::{self, PrivateAddress};
 use super::link::{Document, check_web};
-use super::Content;
 
 /// Redirects that are followed from one host. Gateways need one (path form to host form), file hosts two.
 pub const REDIRECTS_MAX: usize = 3;
@@ -198,13 +198,7 @@ impl Content {
         doors
     }
 
-    async fn fetch_from(
-        &self,
-        sink: &mut Sink,
-        door: Door,
-        wanted: Option<Cid>,
-        limit_bytes: u64,
-    ) -> Result<(), Halt> {
+    async fn fetch_from(&self, sink: &mut Sink, door: Door, wanted: Option<Cid>, limit_bytes: u64) -> Result<(), Halt> {
         let hasher = match &wanted {
             Some(cid) => Some(CidHasher::expecting(cid).ok_or(Fault::Uncheckable(*cid))?),
             None => None,

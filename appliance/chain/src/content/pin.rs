@@ -15,9 +15,9 @@ use tokio::io::AsyncReadExt;
 use tokio_util::bytes::Bytes;
 use url::Url;
 
+use super::Content;
 use super::cid::{Cid, CidHasher, Mismatch, Names};
 use super::link::{check_web, named_cid};
-use super::Content;
 
 /// Longest answer of the pin API that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;

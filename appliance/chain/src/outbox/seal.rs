@@ -17,7 +17,7 @@ pub trait Seal: Send + Sync {
 /// Signed bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    /// What `eth_sendRawTransaction` takes (EIP-2718).
+    /// The signed envelope (EIP-2718) as a node takes it.
     pub raw: Bytes,
     /// The transaction's hash, Keccak-256 of `raw`.
     pub hash: B256,

@@ -196,9 +196,15 @@ mod tests {
     enum Happens {
         Grow(usize),
         /// Drop this many blocks below the highest head, then grow.
-        Reorg { depth: usize, grow: usize },
+        Reorg {
+            depth: usize,
+            grow: usize,
+        },
         /// The watch asks; the head and the range may come from replicas that lag by this many events of history.
-        Ask { head_lag: usize, range_lag: usize },
+        Ask {
+            head_lag: usize,
+            range_lag: usize,
+        },
         /// The range is not answered.
         Fail,
         /// The rig is killed and begins from the cursor that it stored.

@@ -159,9 +159,7 @@ fn read_nexus(log: &Log) -> alloy::sol_types::Result<Option<Event>> {
         E::TaskPublished(e) => Event::TaskPublished { task: TaskId(e.task), source: SourceId(e.source) },
         E::Attempted(e) => Event::Attempted { task: TaskId(e.task), provider: ProviderId(e.provider) },
         E::TaskStatusChanged(e) => Event::TaskStatusChanged { task: TaskId(e.task), status: e.status },
-        E::ResponseSubmitted(e) => {
-            Event::ResponseSubmitted { response: ResponseId(e.response), task: TaskId(e.task) }
-        }
+        E::ResponseSubmitted(e) => Event::ResponseSubmitted { response: ResponseId(e.response), task: TaskId(e.task) },
         E::ResponseStatusChanged(e) => Event::ResponseStatusChanged { response: ResponseId(e.response) },
         E::OwnershipTransferred(_) => return Ok(None),
     }))
