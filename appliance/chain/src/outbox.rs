@@ -68,6 +68,9 @@ pub use verdict::revert_reason;
 
 /// Callers that wait for one row.
 const WAITERS_MAX: usize = 16;
+/// After something new, the chain is asked again this soon, then each time after twice as long, up to
+/// [`OutboxLimits::poll_ms`]: on this network a block takes well below a second.
+const POLL_FIRST_MS: u64 = 25;
 /// With nothing under way, mined rows are looked at this often (milliseconds).
 const IDLE_MS: u64 = 5_000;
 /// A refusal by a head that may be stale is believed when it stands this long (milliseconds).
@@ -126,18 +129,24 @@ impl OutboxTask {
     ///
     /// Errors: the rows cannot be stored, so nothing more can be sent.
     pub async fn run(mut self, cancel: CancellationToken) -> Result<(), StoreError> {
+        let mut poll_ms = POLL_FIRST_MS;
         loop {
             match cancel.run_until_cancelled(self.turn()).await {
                 Some(result) => result?,
                 None => return Ok(()),
             }
             let is_busy = self.rows.values().any(|row| !matches!(row.state, State::Mined { is_answered: true, .. }));
-            let pause = Duration::from_millis(if is_busy { self.limits.poll_ms } else { IDLE_MS });
+            poll_ms = poll_ms.min(self.limits.poll_ms);
+            let pause = Duration::from_millis(if is_busy { poll_ms } else { IDLE_MS });
+            poll_ms = poll_ms.saturating_mul(2);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
                 command = self.commands.recv() => match command {
-                    Some(command) => self.accept_all(command).await?,
+                    Some(command) => {
+                        self.accept_all(command).await?;
+                        poll_ms = POLL_FIRST_MS;
+                    }
                     None => return Ok(()),
                 },
             }

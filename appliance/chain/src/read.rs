@@ -6,7 +6,7 @@
 //! * A missing answer is an error, never a changed state.
 //! * Calls travel in batches of at most 100.
 
-mod bid;
+pub(crate) mod bid;
 mod calls;
 mod lists;
 

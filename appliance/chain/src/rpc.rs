@@ -23,6 +23,8 @@ use url::Url;
 
 pub use endpoint::{EndpointReport, EndpointState};
 
+use crate::read::bid::KnownBids;
+
 /// Endpoints of one network at most.
 pub const ENDPOINTS_MAX: usize = 16;
 /// A well endpoint is checked (chain id, head) this often.
@@ -112,6 +114,7 @@ pub struct Rpc {
     network: Arc<Network>,
     pool: pool::Pool,
     provider: RootProvider,
+    known_bids: Arc<KnownBids>,
 }
 
 // === impl Rpc ===
@@ -132,7 +135,7 @@ impl Rpc {
         }
         pool.keep_checking(CHECK_EVERY, CHECK_EVERY_ILL);
         let provider = RootProvider::new(RpcClient::new(pool.clone(), false));
-        Ok(Self { network: Arc::new(network), pool, provider })
+        Ok(Self { network: Arc::new(network), pool, provider, known_bids: Arc::default() })
     }
 
     /// Alloy's provider over the pool.
@@ -158,6 +161,11 @@ impl Rpc {
     #[must_use]
     pub fn freshest_head(&self) -> u64 {
         self.pool.freshest_head()
+    }
+
+    /// Bids that were found through this handle or one like it.
+    pub(crate) fn known_bids(&self) -> &KnownBids {
+        &self.known_bids
     }
 
     /// Tells the pool of a head that was read through it.

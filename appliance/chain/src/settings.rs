@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn a_value_of_the_wrong_kind_and_a_missing_key_are_named_with_their_line() {
-        assert!(words("request_timeout_ms = 1\nconfirmations = \"two\"\n").starts_with("rig.toml line 2: invalid type"));
+        assert!(
+            words("request_timeout_ms = 1\nconfirmations = \"two\"\n").starts_with("rig.toml line 2: invalid type")
+        );
         assert!(words("confirmations = 2\n").contains("missing field `request_timeout_ms`"));
         assert!(words("confirmations = \n").starts_with("rig.toml line 1: "));
     }

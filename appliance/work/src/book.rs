@@ -253,6 +253,7 @@ impl Book {
         self.enrolment.is_asked = false;
         for job in self.jobs.values_mut() {
             job.is_asked = false;
+            job.lose_run();
         }
         self.reindex();
         self.begin_sources();

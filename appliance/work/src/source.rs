@@ -148,6 +148,9 @@ pub struct Served {
     pub is_asked: bool,
     /// How often the awaited step has fallen through in a row.
     pub tries: u32,
+    /// How often its container has ended by itself since it last gave a result.
+    #[serde(default)]
+    pub falls: u32,
     /// Unix seconds before which the awaited step is not tried again.
     pub not_before: u64,
     /// The newest trouble, if the last try fell through.

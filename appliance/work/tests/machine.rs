@@ -5,4 +5,5 @@ mod crash_at_every_prefix;
 mod golden_facts;
 mod histories;
 mod policy;
+mod sources;
 mod world;

@@ -41,6 +41,7 @@ fn taken() -> Case {
         functions: None,
         is_asked: false,
         tries: 0,
+        falls: 0,
         not_before: 0,
         trouble: None,
         given_up: None,

@@ -3,6 +3,9 @@
 //! `Task` keeps when a provider attempted it, not for how much; that stands in the event `Attempted`, which is not
 //! indexed. So the block is found by its time, which narrows down geometrically, and its logs are read.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use alloy::providers::Provider;
 use alloy::rpc::client::BatchRequest;
 use alloy::rpc::types::{BlockNumberOrTag, Filter};
@@ -27,6 +30,14 @@ const PROBES: u64 = 32;
 /// Round trips at most: the first one leaves half of the chain, each further one a 32nd of that, so eight reach 2⁴⁰ blocks.
 const ROUNDS_MAX: usize = 8;
 
+/// Bids that are remembered. Twice what a rig with thousands of receivables polls.
+const KNOWN_MAX: usize = 10_000;
+
+/// Bids that were found once, so that a task that is polled costs its search once. A re-org that moves an attempt gives
+/// it another time, and with that another entry.
+#[derive(Debug, Default)]
+pub(crate) struct KnownBids(Mutex<BTreeMap<(TaskId, ProviderId, u64), Wei>>);
+
 /// Where the blocks of one time can be, both ends inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
@@ -40,10 +51,42 @@ struct Block {
     timestamp: U64,
 }
 
+// === impl KnownBids ===
+
+impl KnownBids {
+    fn get(&self, key: &(TaskId, ProviderId, u64)) -> Option<Wei> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+    }
+
+    fn put(&self, key: (TaskId, ProviderId, u64), bid_wei: Wei) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.pop_first();
+        }
+        known.insert(key, bid_wei);
+    }
+}
+
 /// Finds what `provider` asked for `task`, in wei, when it attempted it at `attempted_at` (Unix seconds).
 ///
 /// Errors: [`ReadError::BidMissing`] when the node no longer has the log.
 pub(super) async fn find(
+    rpc: &Rpc,
+    head: Moment,
+    task: TaskId,
+    provider: ProviderId,
+    attempted_at: u64,
+) -> Result<Wei, ReadError> {
+    let key = (task, provider, attempted_at);
+    if let Some(bid_wei) = rpc.known_bids().get(&key) {
+        return Ok(bid_wei);
+    }
+    let bid_wei = search(rpc, head, task, provider, attempted_at).await?;
+    rpc.known_bids().put(key, bid_wei);
+    Ok(bid_wei)
+}
+
+async fn search(
     rpc: &Rpc,
     head: Moment,
     task: TaskId,

@@ -216,6 +216,15 @@ impl Job {
         self.trouble = Some(trouble);
     }
 
+    /// The provider died under a run. That is not the task's fault, so it does not count; the task awaits a place again,
+    /// and gets it when its container has shown itself. A result that comes back meanwhile is known by its task.
+    pub(super) fn lose_run(&mut self) {
+        if let Stage::Running { run } = &self.stage {
+            self.stage = Stage::Ready { input: run.input.clone() };
+            self.runs = self.runs.saturating_sub(1);
+        }
+    }
+
     /// The run that the job is in, if it is in one.
     pub(super) fn run_id(&self) -> Option<RunId> {
         match &self.stage {

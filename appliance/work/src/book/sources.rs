@@ -31,6 +31,7 @@ impl Served {
             functions: None,
             is_asked: false,
             tries: 0,
+            falls: 0,
             not_before: 0,
             trouble: None,
             given_up: None,
@@ -46,8 +47,9 @@ impl Served {
         self.trouble = None;
     }
 
-    /// Notes how long a run took, in milliseconds.
+    /// Notes that a run gave a result, and how long it took, in milliseconds.
     pub(super) fn note_run(&mut self, elapsed_ms: u64) {
+        self.falls = 0;
         self.usual_run_ms = Some(match self.usual_run_ms {
             None => elapsed_ms,
             Some(usual) => {
@@ -67,6 +69,7 @@ impl Book {
             served.is_asked = false;
             served.prepared_from = None;
             served.given_up = None;
+            served.falls = 0;
             if matches!(served.stage, SourceStage::Registering | SourceStage::Serving) {
                 served.move_to(SourceStage::Preparing);
             }
@@ -170,10 +173,10 @@ impl Book {
             SourceStage::Refused { .. } | SourceStage::Preparing => false,
         };
         if was_up {
-            let tries = served.tries.saturating_add(1);
             served.move_to(SourceStage::Preparing);
-            served.tries = tries;
-            served.not_before = now.saturating_add(backoff_s(tries));
+            // A container that comes up and dies again would otherwise be started every second for ever.
+            served.falls = served.falls.saturating_add(1);
+            served.not_before = now.saturating_add(backoff_s(served.falls));
         }
         served.trouble = Some(Trouble::passing(why));
         self.index_source(source);

@@ -210,6 +210,7 @@ impl World {
             3 => self.rig.sources = Sources::Any,
             _ => {}
         }
+        self.loses_power = self.dice.one_in(3);
         self.crash();
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct World {
     pub(crate) crash_after: Option<usize>,
     /// Whether a start reads a snapshot back instead of folding the ledger.
     pub(crate) keeps_snapshots: bool,
+    /// Whether the machine dies with the provider, and all containers with it.
+    pub(crate) loses_power: bool,
     witness: Witness,
 }
 
@@ -141,6 +143,7 @@ impl World {
             hand: BTreeMap::new(),
             crash_after: None,
             keeps_snapshots: false,
+            loses_power: false,
             witness: Witness::default(),
         }
     }
@@ -206,6 +209,9 @@ impl World {
     /// The provider dies with all that it had in hand, and starts again from what is on disk.
     pub(crate) fn crash(&mut self) {
         let folded = self.check_replay();
+        if self.loses_power {
+            self.up.clear();
+        }
         self.book = if self.keeps_snapshots {
             let bytes = serde_json::to_vec(&self.book).expect("a book can be written");
             let mut back: Book = serde_json::from_slice(&bytes).expect("a book can be read back");
