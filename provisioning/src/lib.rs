@@ -1,0 +1,19 @@
+//! What people do to rigs: start a local network, pair a rig with its owner, stake, publish, look.
+//!
+//! It owns the owner's side of the story, and the local network that developers and tests live on. It never runs on a
+//! rig, never sees a rig's key, and never takes a key on a command line.
+//!
+//! Read first: [`command`] (what `rig` understands), [`devnet`] (the local network), `owner` (how the owner's
+//! transactions leave), `rig` (how a running rig is asked).
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod devnet;
+pub mod exit;
+
+mod network;
+mod owner;
+mod parse;
+mod rig;
+mod screen;
+mod wallet;

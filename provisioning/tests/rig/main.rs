@@ -1,0 +1,11 @@
+//! `rig` as people and scripts use it: the real binary, a real chain, real files.
+//!
+//! One test binary, because each further one would link the whole client stack again.
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+
+mod ask;
+mod devnet;
+mod interrupted;
+mod owner;
+mod refusals;
+mod stage;
