@@ -16,6 +16,7 @@ use alloy::primitives::Address;
 use alloy::providers::ext::AnvilApi;
 use alloy::providers::{Provider, RootProvider};
 use alloy::transports::TransportError;
+use chain::rpc::{Contracts, Network};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -219,6 +220,21 @@ impl Ready {
     /// The account that has `role`; none for the deployer.
     pub fn account(&self, role: Role) -> Option<&Account> {
         self.accounts.iter().find(|account| account.role == role)
+    }
+
+    /// The network as those who speak to it describe it.
+    pub fn network(&self) -> Network {
+        let at = &self.contracts;
+        Network {
+            chain_id: self.chain_id,
+            contracts: Contracts { nexus: at.nexus, controller: at.controller, terminal: at.terminal, vault: at.vault },
+            rpc_urls: vec![self.rpc.clone()],
+            ws_url: Some(self.ws.clone()),
+            confirmations: 1,
+            // A chain that mines only when it is asked to has a head of any age.
+            head_lag_max_s: u64::from(u32::MAX),
+            request_timeout_ms: 10_000,
+        }
     }
 }
 

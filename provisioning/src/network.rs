@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use chain::content::Gateways;
-use chain::rpc::{Contracts, EndpointState, Network, Rpc, RpcError};
+use chain::rpc::{EndpointState, Network, Rpc, RpcError};
 use chain::settings::{SettingsError, parse_toml, read_toml};
 use clap::Args;
 use serde::Deserialize;
@@ -190,24 +190,9 @@ fn from_devnet(path: &Path) -> Result<NetworkSettings, NetworkError> {
 
 impl From<Ready> for NetworkSettings {
     fn from(ready: Ready) -> NetworkSettings {
-        let Ready { rpc, ws, chain_id, contracts, ipfs_publish, ipfs_gateway, .. } = ready;
-        let network = Network {
-            chain_id,
-            contracts: Contracts {
-                nexus: contracts.nexus,
-                controller: contracts.controller,
-                terminal: contracts.terminal,
-                vault: contracts.vault,
-            },
-            rpc_urls: vec![rpc],
-            ws_url: Some(ws),
-            confirmations: 1,
-            // A chain that mines only when it is asked to has a head of any age.
-            head_lag_max_s: u64::from(u32::MAX),
-            request_timeout_ms: 10_000,
-        };
-        let mut content = Gateways::new(ipfs_publish);
-        content.gateways = vec![ipfs_gateway];
+        let network = ready.network();
+        let mut content = Gateways::new(ready.ipfs_publish);
+        content.gateways = vec![ready.ipfs_gateway];
         content.allow_private = true;
         NetworkSettings { network, content }
     }

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Passes or fails everything: format, lints, and every test. Works from a fresh clone on Debian 12 with rustup.
+#
+# The last line is `N passed, N failed`; a step that is no test, such as the format, counts as one failure when it fails.
+# Exit status 0 means that nothing failed. What it downloads and builds stays under target/.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+exec </dev/null
+
+began=$SECONDS
+failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - began))"; }
+
+# step NAME COMMAND…: runs on, whatever happened before, so that one look at the end tells all.
+step() {
+    say "$1"
+    "${@:2}" 2>&1 | tee -a "$log"
+    local status=${PIPESTATUS[0]}
+    [ "$status" -eq 0 ] || printf 'FAILED: %s\n' "$1"
+    return "$status"
+}
+
+# A step without tests of its own.
+plain_step() { step "$@" || failed=$((failed + 1)); }
+
+# A failing test says so in its summary; a test binary that does not build or dies does not, so the status counts too.
+test_step() {
+    local before status=0
+    before=$(count failed)
+    step "$@" || status=$?
+    if [ "$status" -ne 0 ] && [ "$(count failed)" -eq "$before" ]; then failed=$((failed + 1)); fi
+}
+
+# count passed|failed: the sum over all summaries so far.
+count() {
+    sed -n "s/^test result: .* \([0-9][0-9]*\) $1;.*/\1/p" "$log" | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+plain_step "setup" tests/setup.sh
+plain_step "format" cargo fmt --all --check
+plain_step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+plain_step "dependencies" tests/deny.sh
+test_step "tests" cargo test --workspace --locked --no-fail-fast --all-targets
+test_step "documentation tests" cargo test --workspace --locked --no-fail-fast --doc
+
+passed=$(count passed)
+failed=$((failed + $(count failed)))
+printf '\ntotal time: %d s\n' "$((SECONDS - began))"
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,111 @@
+//! Benches of the main job. Every figure says what bounds it.
+//!
+//! There is no side-by-side run against the network's own provider software here: it needs a Docker engine, and its
+//! images are closed. What is measured instead is our share: the time that is neither the client's nor the handler's.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+
+mod facts;
+
+mod overhead;
+
+mod catch_up;
+
+mod publish;
+
+/// Which bench.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Bench {
+    /// The main job: overhead per task, catch-up, facts, memory and CPU of the provider.
+    Work,
+}
+
+/// Benches of the rig, in release builds.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Which.
+    bench: Bench,
+    /// Print one line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of the table.
+pub(crate) struct Figure {
+    pub(crate) what: String,
+    pub(crate) unit: &'static str,
+    pub(crate) samples: Vec<f64>,
+    pub(crate) bound: &'static str,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = runtime.context("start the runtime").and_then(|runtime| {
+        let figures = match arguments.bench {
+            Bench::Work => runtime.block_on(work())?,
+        };
+        show(&figures, arguments.json);
+        Ok(())
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn work() -> Result<Vec<Figure>> {
+    let mut figures = facts::fold()?;
+    figures.extend(facts::append()?);
+    for (block_time, bound) in [
+        (None, "the 2 cores that chain, rig and handler share; a block per transaction"),
+        (Some(1), "block time: two blocks of 1 s, attempt and response"),
+    ] {
+        figures.extend(overhead::measure(block_time, bound).await?);
+    }
+    figures.extend(catch_up::measure().await?);
+    Ok(figures)
+}
+
+// === The table ===
+
+fn show(figures: &[Figure], as_json: bool) {
+    if as_json {
+        let rows: Vec<Value> = figures
+            .iter()
+            .map(|f| {
+                let [p10, median, p90] = quantiles(&f.samples);
+                json!({ "what": f.what, "unit": f.unit, "median": median, "p10": p10, "p90": p90, "n": f.samples.len(), "bound": f.bound })
+            })
+            .collect();
+        println!("{}", json!({ "bench": "work", "figures": rows }));
+        return;
+    }
+    println!("{:<66} {:>11} {:>11} {:>11} {:>4}  {:<12} bounded by", "figure", "median", "p10", "p90", "n", "unit");
+    for figure in figures {
+        let [p10, median, p90] = quantiles(&figure.samples);
+        println!(
+            "{:<66} {median:>11.1} {p10:>11.1} {p90:>11.1} {:>4}  {:<12} {}",
+            figure.what,
+            figure.samples.len(),
+            figure.unit,
+            figure.bound
+        );
+    }
+}
+
+/// The 10th, 50th and 90th percentile.
+fn quantiles(samples: &[f64]) -> [f64; 3] {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
+    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
+    [at(0.1), at(0.5), at(0.9)]
+}
