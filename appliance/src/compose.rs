@@ -5,6 +5,7 @@
 //! on today's network any source can read the provider's key this way (protocol §3.4).
 
 mod interpolate;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,18 @@ pub use self::interpolate::Offer;
 
 /// The largest compose file that is read, in bytes.
 pub const COMPOSE_BYTES_MAX: u64 = 256 * 1024;
+
+/// How deep values may be nested. Source: real files need eight; each level costs the parser several KiB of stack.
+const DEPTH_MAX: usize = 24;
+
+/// Values of one file, aliases expanded.
+const NODES_MAX: usize = 50_000;
+
+/// How much of a name that stands in the file is shown in a reason, in characters.
+const NAME_CHARS_MAX: usize = 80;
+
+/// How much of what the parser says is shown in a reason, in characters.
+const SYNTAX_CHARS_MAX: usize = 300;
 
 /// The port on which the network's service framework listens inside its container; hard-coded there.
 pub const SERVICE_PORT: u16 = 5555;
@@ -57,6 +70,12 @@ pub enum ComposeError {
         /// How many.
         count: usize,
     },
+    /// A service whose name is none.
+    #[error("`{name}` is no name for a service")]
+    BadName {
+        /// The name, cut.
+        name: String,
+    },
     /// A key that is not run.
     #[error("`{path}` is refused: {why}")]
     Refused {
@@ -85,7 +104,16 @@ pub enum ComposeError {
         /// Where in the file.
         path: String,
     },
+    /// A command line whose quote does not end.
+    #[error("`{path}` has a quote that does not end")]
+    OpenQuote {
+        /// Where in the file.
+        path: String,
+    },
 }
+
+/// Why a key that names another file is refused.
+const NO_FILES: &str = "there is no file beside the compose file";
 
 /// Keys of a service that would open the box, and what to say.
 const REFUSED: &[(&str, &str)] = &[
@@ -110,8 +138,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("links", "one service has nothing to link to"),
     ("configs", "configs are not run"),
     ("secrets", "secrets are not run"),
-    ("env_file", "there is no file beside the compose file"),
-    ("extends", "there is no file beside the compose file"),
+    ("env_file", NO_FILES),
+    ("extends", NO_FILES),
 ];
 
 /// Keys of a service that change nothing here, and what to note.
@@ -144,6 +172,7 @@ const IGNORED: &[(&str, &str)] = &[
 #[derive(Deserialize)]
 struct Document {
     services: BTreeMap<String, Service>,
+    include: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -202,13 +231,22 @@ impl Plan {
     /// Understands a compose file, with what the rig offers for `${…}`.
     /// Errors: the first key that is not run, by name.
     pub fn parse(text: &str, offer: &Offer) -> Result<Plan, ComposeError> {
-        let document: Document =
-            serde_saphyr::from_str(text).map_err(|error| ComposeError::Syntax { why: error.to_string() })?;
+        let bounds = serde_saphyr::options! {
+            budget: serde_saphyr::budget! { max_depth: DEPTH_MAX, max_nodes: NODES_MAX },
+        };
+        let document: Document = serde_saphyr::from_str_with_options(text, bounds)
+            .map_err(|error| ComposeError::Syntax { why: first_words(&error) })?;
+        if document.include.is_some() {
+            return Err(ComposeError::Refused { path: "include".to_owned(), why: NO_FILES });
+        }
         let count = document.services.len();
         let mut services = document.services.into_iter();
         let (Some((name, service)), None) = (services.next(), services.next()) else {
             return Err(ComposeError::Services { count });
         };
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')) {
+            return Err(ComposeError::BadName { name: name.escape_debug().take(NAME_CHARS_MAX).collect() });
+        }
         Plan::of_service(name, service, offer)
     }
 
@@ -218,11 +256,14 @@ impl Plan {
         let image = service.image.ok_or_else(|| ComposeError::Missing { path: at("image") })?;
         let words = |key: &str, words: Option<Words>| -> Result<Option<Vec<String>>, ComposeError> {
             let Some(words) = words else { return Ok(None) };
-            let list = match words {
-                Words::List(list) => list,
-                Words::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
+            let list: Result<Vec<String>, _> = match words {
+                Words::List(list) => list.iter().map(|word| offer.fill(&at(key), word)).collect(),
+                Words::Line(line) => {
+                    let words = words::split(&offer.fill(&at(key), &line)?);
+                    words.ok_or_else(|| ComposeError::OpenQuote { path: at(key) })
+                }
             };
-            list.iter().map(|word| offer.fill(&at(key), word)).collect::<Result<Vec<_>, _>>().map(Some)
+            list.map(Some)
         };
         let optional = |key: &str, text: Option<String>| text.map(|text| offer.fill(&at(key), &text)).transpose();
         Ok(Plan {
@@ -239,11 +280,19 @@ impl Plan {
     }
 }
 
+/// What the parser says, without the excerpts that it draws below.
+fn first_words(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SYNTAX_CHARS_MAX).collect()
+}
+
 /// Refuses what is refused, and notes what is ignored.
 fn sort_out<'a>(service: &str, keys: impl Iterator<Item = &'a String>) -> Result<Vec<String>, ComposeError> {
     let mut notes = Vec::new();
     for key in keys {
-        let path = format!("services.{service}.{key}");
+        let key_shown: String = key.escape_debug().take(NAME_CHARS_MAX).collect();
+        let path = format!("services.{service}.{key_shown}");
         if let Some((_, why)) = REFUSED.iter().find(|(name, _)| name == key) {
             return Err(ComposeError::Refused { path, why });
         }

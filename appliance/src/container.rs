@@ -7,11 +7,13 @@
 //! Invariants:
 //! - A result is taken only under the source's own token, for a task that was dispatched, and once.
 //! - Whatever a container sends is bounded: headers, bodies, time.
+//! - A source has one container, and its callbacks are those of the jail that runs now.
 //! - When a container ends, everyone who waits for it is told, with the last lines that it printed.
 
 mod awaited;
 mod callback;
 mod exchange;
+mod few;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -22,6 +24,7 @@ use runner::client::{Client, ClientError};
 use runner::protocol::{
     CALLBACK_HOST, CALLBACK_PORT, Digest as ImageDigest, Refusal, ServiceSpec, SourceName, SourceState,
 };
+use runner::wire::WireError;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -110,10 +113,19 @@ pub enum ContainerError {
 impl ContainerError {
     /// Whether trying the same again cannot help.
     pub fn is_final(&self) -> bool {
-        matches!(
-            self,
-            ContainerError::Runner(ClientError::Refused(Refusal::BadImage { .. } | Refusal::BadService { .. }))
-        )
+        match self {
+            ContainerError::Runner(ClientError::Refused(Refusal::BadImage { .. } | Refusal::BadService { .. })) => true,
+            ContainerError::Runner(ClientError::Wire(WireError::TooLarge)) => true,
+            ContainerError::Runner(_)
+            | ContainerError::Socket { .. }
+            | ContainerError::Ended { .. }
+            | ContainerError::TooSlow { .. } => self.is_damaged(),
+        }
+    }
+
+    /// Whether a blob was not what its name says: its publisher's lie, or this rig's disk, as a look at the disk tells.
+    pub fn is_damaged(&self) -> bool {
+        matches!(self, ContainerError::Runner(ClientError::Refused(Refusal::DigestMismatch { .. })))
     }
 }
 
@@ -173,14 +185,16 @@ impl Containers {
             let this = this.clone();
             async move { this.ask(move |runner| runner.start(&name, &manifest, service)).await }
         };
-        match begin(self).await {
+        let started = match begin(self).await {
             Err(ClientError::Refused(Refusal::RunsDifferently { .. })) => {
                 self.stop(source).await?;
-                begin(self).await?;
+                begin(self).await?
             }
-            other => {
-                other?;
-            }
+            other => other?,
+        };
+        if !started.already {
+            // A new jail has a new listener; the end of the old one may not have been noticed yet.
+            self.forget(source, "the container was started anew");
         }
         self.listen(source).await?;
         self.wait_for_port(source, within).await?;
@@ -202,14 +216,19 @@ impl Containers {
         let task = &run.input.attempt.bid.task;
         let container = self.up().get(&task.source).cloned();
         let container = container.ok_or_else(|| RunError::Gone("the source's container is not up".into()))?;
-        let waiting = container.awaited.expect(task.id);
+        let mut waiting = container.awaited.expect(task.id);
         let left = Duration::from_secs(run.deadline.saturating_sub(unix_now()));
+        let told = |failing| match failing {
+            Failing::BadResult(why) => RunError::BadResult(why),
+            Failing::Gone(why) => RunError::Gone(why),
+        };
         let work = async {
-            self.dispatch(run, body).await?;
-            waiting.returned().await.map_err(|failing| match failing {
-                Failing::BadResult(why) => RunError::BadResult(why),
-                Failing::Gone(why) => RunError::Gone(why),
-            })
+            // A result may be there before the service has answered, or from a dispatch before a restart.
+            tokio::select! {
+                returned = waiting.returned() => return returned.map_err(told),
+                sent = self.dispatch(run, body) => sent?,
+            }
+            waiting.returned().await.map_err(told)
         };
         tokio::time::timeout(left, work).await.unwrap_or(Err(RunError::Deadline))
     }
@@ -243,16 +262,17 @@ impl Containers {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            let known: Vec<SourceId> = self.up().keys().copied().collect();
+            let known: Vec<_> = self.up().iter().map(|(source, container)| (*source, container.clone())).collect();
             if known.is_empty() {
                 continue;
             }
             let states = match self.ask(Client::list).await {
                 Ok(states) => states,
                 Err(ClientError::Unreachable { .. }) => {
-                    for source in known {
-                        self.forget(source, "the runner ended");
-                        down(source, "the runner ended".to_owned()).await;
+                    for (source, container) in known {
+                        if self.forget_this(source, &container, "the runner ended") {
+                            down(source, "the runner ended".to_owned()).await;
+                        }
                     }
                     continue;
                 }
@@ -262,7 +282,7 @@ impl Containers {
                     continue;
                 }
             };
-            for source in known {
+            for (source, container) in known {
                 let why = match states.get(&name_of(source)) {
                     Some(SourceState::Running { .. }) => continue,
                     Some(SourceState::Exited { exit, log_tail }) => {
@@ -270,8 +290,9 @@ impl Containers {
                     }
                     None => "the runner does not know the container any more".to_owned(),
                 };
-                self.forget(source, &why);
-                down(source, why).await;
+                if self.forget_this(source, &container, &why) {
+                    down(source, why).await;
+                }
             }
         }
     }
@@ -346,6 +367,15 @@ impl Containers {
             container.server.cancel();
             container.awaited.give_up(why);
         }
+    }
+
+    /// The same, if `container` is still the source's container. What was seen of an old one says nothing of a new one.
+    fn forget_this(&self, source: SourceId, container: &Arc<Container>, why: &str) -> bool {
+        let is_same = self.up().get(&source).is_some_and(|now| Arc::ptr_eq(now, container));
+        if is_same {
+            self.forget(source, why);
+        }
+        is_same
     }
 
     fn is_up(&self, source: SourceId) -> bool {

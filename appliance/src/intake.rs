@@ -4,13 +4,13 @@
 //! with the cursor, so that a crash re-reads and never skips. A slow poll covers what no event announces (`unregister`
 //! emits nothing) and what a re-org took back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chain::read::{self, ReadError};
 use chain::rpc::Rpc;
 use chain::watch::{Cursor, Event, Scan, Watch};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -47,7 +47,17 @@ struct Hints {
     sources: BTreeSet<SourceId>,
     backlogs: BTreeSet<SourceId>,
     tasks: BTreeSet<TaskId>,
-    removed: BTreeSet<SourceId>,
+    /// Scans overlap, so an order is heard again after it was followed and revoked: only the last word counts.
+    last_words: BTreeMap<SourceId, LastWord>,
+}
+
+/// What the chain told last of a source and us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastWord {
+    /// We were put on its list.
+    Listed,
+    /// Our owner wants its container removed.
+    Removed,
 }
 
 /// Which of some tasks are read in full.
@@ -123,7 +133,10 @@ impl Intake {
         if hints.me {
             news.push(News::Stood { standing: read::standing(&self.rpc, self.me).await? });
         }
-        news.extend(hints.removed.iter().map(|source| News::SourceRemoved { source: *source }));
+        news.extend(hints.last_words.iter().map(|(source, word)| match word {
+            LastWord::Removed => News::SourceRemoved { source: *source },
+            LastWord::Listed => News::SourceListed { source: *source },
+        }));
         news.extend(self.read_sources(&hints.sources).await?);
         self.hand_over(news, None).await?;
         // Which tasks matter depends on the sources just read.
@@ -161,12 +174,15 @@ impl Intake {
         Ok(())
     }
 
+    /// Reads sources. One that no release of ours can read is left out, loudly; an endpoint that does not answer is not.
     async fn read_sources(&self, sources: &BTreeSet<SourceId>) -> Result<Vec<News>, IntakeError> {
         let all: Vec<SourceId> = sources.iter().copied().collect();
         let mut news = Vec::with_capacity(all.len());
         for some in all.chunks(SOURCES_AT_A_TIME) {
-            let readings = try_join_all(some.iter().map(|source| read::source(&self.rpc, self.me, *source))).await?;
-            news.extend(readings.into_iter().map(|reading| News::SourceRead { reading: Box::new(reading) }));
+            let readings = join_all(some.iter().map(|source| read::source(&self.rpc, self.me, *source))).await;
+            for reading in readings {
+                news.extend(legible(reading)?.map(|reading| News::SourceRead { reading: Box::new(reading) }));
+            }
         }
         Ok(news)
     }
@@ -181,11 +197,7 @@ impl Intake {
                 Which::Open => read::open_tasks(&self.rpc, self.me, some).await?,
             };
             for reading in readings {
-                match reading {
-                    Ok(reading) => news.push(News::TaskRead { reading: Box::new(reading) }),
-                    Err(error @ (ReadError::NoAnswer { .. } | ReadError::NoBlock { .. })) => return Err(error.into()),
-                    Err(error) => warn!(%error, "task cannot be read"),
-                }
+                news.extend(legible(reading)?.map(|reading| News::TaskRead { reading: Box::new(reading) }));
             }
         }
         Ok(news)
@@ -209,6 +221,19 @@ impl Intake {
     }
 }
 
+/// A reading, if there is one that this release understands. One contract that it does not must not stall the rest.
+#[expect(clippy::result_large_err, reason = "the reader's own error only passes through")]
+fn legible<T>(reading: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    match reading {
+        Ok(reading) => Ok(Some(reading)),
+        Err(error @ (ReadError::NoAnswer { .. } | ReadError::NoBlock { .. })) => Err(error),
+        Err(error) => {
+            warn!(%error, "a contract cannot be read");
+            Ok(None)
+        }
+    }
+}
+
 // === impl Hints ===
 
 impl Hints {
@@ -227,9 +252,10 @@ impl Hints {
                 Event::Registered { provider, source } if provider == me => {
                     hints.sources.insert(source);
                     hints.backlogs.insert(source);
+                    hints.last_words.insert(source, LastWord::Listed);
                 }
                 Event::RemoveContainer { provider, source } if provider == me => {
-                    hints.removed.insert(source);
+                    hints.last_words.insert(source, LastWord::Removed);
                 }
                 Event::Attempted { task, provider } if provider == me => {
                     hints.tasks.insert(task);
@@ -249,5 +275,25 @@ impl Hints {
             }
         }
         hints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::Address;
+
+    use super::*;
+
+    #[test]
+    fn the_last_word_on_a_source_counts_however_often_an_earlier_one_is_heard() {
+        let (provider, source) = (ProviderId(Address::repeat_byte(1)), SourceId(Address::repeat_byte(2)));
+        let (listed, removed) = (Event::Registered { provider, source }, Event::RemoveContainer { provider, source });
+        let last =
+            |events: &[Event]| Hints::of(events, provider, &Interests::default()).last_words.get(&source).copied();
+        assert_eq!(last(&[listed, removed]), Some(LastWord::Removed));
+        assert_eq!(last(&[listed, removed, listed]), Some(LastWord::Listed));
+        assert_eq!(last(&[removed]), Some(LastWord::Removed));
+        let other = ProviderId(Address::repeat_byte(3));
+        assert_eq!(last(&[Event::RemoveContainer { provider: other, source }]), None);
     }
 }

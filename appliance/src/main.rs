@@ -123,14 +123,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rpc: rpc.clone(),
         outbox,
         content: Content::new(settings.content.clone())?,
-        store,
+        store: store.clone(),
         registry,
         containers: containers.clone(),
         limits,
     });
 
     let (desk, parcels) = mpsc::channel(DESK_MAX);
-    let provider = Provider::open(ledger, performer, rpc.clone(), parcels)?;
+    let provider = Provider::open(ledger, performer, store, rpc.clone(), parcels)?;
     let from_block = match settings.work.from_block {
         Some(block) => block,
         None => chain::read::head(&rpc).await.map_or(0, |head| head.block),

@@ -35,6 +35,13 @@ const READ_BACK_EVERY: Duration = Duration::from_millis(300);
 /// How often a mined transaction's effect is looked for before the step falls through for now.
 const READ_BACK_TRIES: u32 = 20;
 
+/// Whoever performs steps. The loop cares about nothing else of it.
+pub trait Perform: Send + Sync + 'static {
+    /// Performs one step, and says what came of it. Dropped before its end, it leaves nothing that a repetition, or
+    /// another step of the same key, would stumble over.
+    fn perform(&self, step: Step) -> impl Future<Output = News> + Send;
+}
+
 /// Everything that steps are done with.
 #[derive(Debug)]
 pub struct Performer {
@@ -62,9 +69,8 @@ pub struct Performer {
 
 // === impl Performer ===
 
-impl Performer {
-    /// Performs one step, and says what came of it.
-    pub async fn perform(&self, step: Step) -> News {
+impl Perform for Performer {
+    async fn perform(&self, step: Step) -> News {
         let key = step.key();
         let name = step.name();
         debug!(step = name, ?key, "step begins");
@@ -86,7 +92,9 @@ impl Performer {
         };
         done.unwrap_or_else(|trouble| fell(key, name, trouble))
     }
+}
 
+impl Performer {
     fn provider(&self) -> ProviderId {
         ProviderId(self.me)
     }

@@ -4,6 +4,9 @@
 //! - A fact is on disk before its steps begin. Facts that wait together are appended together.
 //! - A reading that says nothing new is no fact: the ledger does not grow while nothing happens.
 //! - Two steps with one key are never in hand together; a step whose task is closed is dropped.
+//! - What a task brought into the store is removed when its result is published, or it closed: after the fact of it is
+//!   on disk, and again at a start, for what a crash left.
+//! - The ledger is folded into a snapshot while the loop runs, so that it stays small however long that is.
 //! - A drain lets what was begun finish, up to a bound; what is unfinished then is taken up by the next start.
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,24 +18,30 @@ use chain::watch::Cursor;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
-use work::book::Stage;
+use tracing::{error, info, warn};
+use work::book::{Job, Stage};
 use work::policy::{Rig, Sources};
 use work::source::SourceStage;
 use work::step::{StepKey, Trouble};
 use work::{Book, Fact, News, SourceId, Step, TaskId};
 
-use crate::ledger::{Ledger, LedgerError};
-use crate::perform::Performer;
+use crate::ledger::{FACTS_KEPT, Ledger, LedgerError};
+use crate::perform::Perform;
 use crate::status::{self, Question};
-use crate::unix_now;
+use crate::store::{Store, StoreError};
+use crate::{chain_of, unix_now};
 
 /// Parcels that may wait. A full desk makes senders wait, which is right: they all can.
 pub const DESK_MAX: usize = 256;
 
 /// Parcels that are appended to the ledger together.
 const TOGETHER_MAX: usize = 128;
+
+/// How long a cursor may wait to be written when there is nothing else to write. A stick wears: a write for every block
+/// of one second would be a gigabyte a day.
+const CURSOR_EVERY: Duration = Duration::from_secs(300);
 
 /// What can be sent to the loop.
 #[derive(Debug)]
@@ -73,43 +82,64 @@ pub enum ProviderError {
     /// The ledger cannot be written: nothing may be done any more.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The store cannot be cleared of what is over.
+    #[error("clear the content store")]
+    Store(#[from] StoreError),
 }
 
 /// The loop's own state.
 #[derive(Debug)]
-pub struct Provider {
+pub struct Provider<P> {
     ledger: Ledger,
+    /// Facts appended since the ledger was last folded.
+    unfolded: u64,
     book: Book,
-    performer: Arc<Performer>,
+    performer: Arc<P>,
+    store: Arc<Store>,
+    /// Tasks that may have something in the store.
+    stored: BTreeSet<TaskId>,
     rpc: Rpc,
     desk: mpsc::Receiver<Parcel>,
     in_hand: HashMap<StepKey, AbortHandle>,
     keys: HashMap<Id, StepKey>,
     work: JoinSet<News>,
+    /// How far the chain is scanned, if that is not on disk yet.
+    cursor: Option<Cursor>,
+    /// When the ledger was last written.
+    cursor_kept: Instant,
 }
 
 // === impl Provider ===
 
-impl Provider {
-    /// Replays the ledger. `desk` is where parcels arrive. Errors: the ledger cannot be read.
+impl<P: Perform> Provider<P> {
+    /// Replays the ledger, and clears `store` of what no task needs any more. `desk` is where parcels arrive.
+    /// Errors: the ledger cannot be read, the store cannot be cleared.
     pub fn open(
         mut ledger: Ledger,
-        performer: Arc<Performer>,
+        performer: Arc<P>,
+        store: Arc<Store>,
         rpc: Rpc,
         desk: mpsc::Receiver<Parcel>,
-    ) -> Result<Provider, ProviderError> {
+    ) -> Result<Provider<P>, ProviderError> {
         let book = ledger.replay()?;
         ledger.compact(&book)?;
+        let stored: BTreeSet<TaskId> = book.open_jobs().filter(|job| needs_store(job)).map(|j| j.task().id).collect();
+        store.keep_only(|task| stored.contains(&task))?;
         info!(tasks = book.jobs().len(), sources = book.sources().len(), "ledger is replayed");
         Ok(Provider {
+            unfolded: ledger.facts()?,
             ledger,
             book,
             performer,
+            store,
+            stored,
             rpc,
             desk,
             in_hand: HashMap::new(),
             keys: HashMap::new(),
             work: JoinSet::new(),
+            cursor: None,
+            cursor_kept: Instant::now(),
         })
     }
 
@@ -118,19 +148,19 @@ impl Provider {
     pub async fn run(mut self, rig: Rig, stop: CancellationToken, grace: Duration) -> Result<(), ProviderError> {
         self.enter(vec![News::Began { rig: Box::new(rig) }], None)?;
         let mut drain_ends = None;
+        let mut is_open = true;
         loop {
             if self.book.is_draining() && self.book.is_idle() {
                 info!("drained");
-                return Ok(());
+                return self.close();
             }
             let wake = self.book.wakes_at().map(|at| Duration::from_secs(at.saturating_sub(unix_now())));
             let wake = wake.map_or(Duration::from_secs(3600), |wait| wait.max(Duration::from_millis(50)));
             let mut parcels = Vec::new();
             tokio::select! {
-                count = self.desk.recv_many(&mut parcels, TOGETHER_MAX), if !self.desk.is_closed() => {
-                    if count > 0 {
-                        self.take(parcels)?;
-                    }
+                count = self.desk.recv_many(&mut parcels, TOGETHER_MAX), if is_open => {
+                    is_open = count > 0;
+                    self.take(parcels)?;
                 }
                 Some(done) = self.work.join_next_with_id(), if !self.work.is_empty() => self.conclude(done)?,
                 () = tokio::time::sleep(wake) => self.enter(vec![News::Ticked], None)?,
@@ -141,7 +171,7 @@ impl Provider {
                 }
                 () = at(drain_ends), if drain_ends.is_some() => {
                     info!(open = self.book.open_jobs().count(), "drain ends with work unfinished; the next start takes it up");
-                    return Ok(());
+                    return self.close();
                 }
             }
         }
@@ -191,18 +221,25 @@ impl Provider {
                 let is_missing = matches!(job.stage, Stage::Responded { .. }) && reading.my_response.is_none();
                 is_missing || job.reading != **reading
             }),
+            News::SourceListed { source } => self.book.sources().get(source).is_some_and(|served| served.is_removed),
             _ => true,
         }
     }
 
-    /// Appends, folds, and begins what follows.
+    /// Appends, folds, and begins what follows. A cursor that nothing was found before waits for the next fact, or for
+    /// [`CURSOR_EVERY`]: blocks without news are scanned again after a crash, which costs less than a write for each.
     fn enter(&mut self, news: Vec<News>, cursor: Option<Cursor>) -> Result<(), ProviderError> {
         let at = unix_now().max(self.book.now());
         let facts: Vec<Fact> = news.into_iter().map(|news| Fact { at, news }).collect();
-        if facts.is_empty() && cursor.is_none() {
+        self.cursor = cursor.or(self.cursor);
+        let is_due = self.cursor.is_some() && self.cursor_kept.elapsed() >= CURSOR_EVERY;
+        if facts.is_empty() && !is_due {
             return Ok(());
         }
+        let cursor = self.cursor.take();
         tokio::task::block_in_place(|| self.ledger.append(&facts, cursor.as_ref()))?;
+        self.cursor_kept = Instant::now();
+        self.unfolded += facts.len() as u64;
         for fact in facts {
             let steps = self.book.enter(fact);
             for step in steps {
@@ -210,11 +247,25 @@ impl Provider {
             }
         }
         self.drop_closed();
+        self.clear_stored();
+        if self.unfolded > FACTS_KEPT {
+            tokio::task::block_in_place(|| self.ledger.compact(&self.book))?;
+            self.unfolded = 0;
+        }
         Ok(())
+    }
+
+    /// Notes how far the chain is scanned, so that the next start begins there.
+    fn close(&mut self) -> Result<(), ProviderError> {
+        let cursor = self.cursor.take();
+        Ok(tokio::task::block_in_place(|| self.ledger.append(&[], cursor.as_ref()))?)
     }
 
     fn begin(&mut self, step: Step) {
         let key = step.key();
+        if let Step::Fetch { attempt } = &step {
+            self.stored.insert(attempt.bid.task.id);
+        }
         let performer = self.performer.clone();
         let handle = self.work.spawn(async move { performer.perform(step).await });
         self.keys.insert(handle.id(), key);
@@ -254,11 +305,23 @@ impl Provider {
     fn drop_closed(&mut self) {
         let book = &self.book;
         self.in_hand.retain(|key, handle| {
-            let is_closed = key.task().and_then(|task| book.jobs().get(&task)).is_some_and(work::book::Job::is_closed);
+            let is_closed = key.task().and_then(|task| book.jobs().get(&task)).is_some_and(Job::is_closed);
             if is_closed {
                 handle.abort();
             }
             !is_closed
+        });
+    }
+
+    /// Removes from the store what the book needs no more. What cannot be removed now is tried again at the next start.
+    fn clear_stored(&mut self) {
+        let (book, store) = (&self.book, &self.store);
+        self.stored.retain(|task| {
+            let is_needed = book.jobs().get(task).is_some_and(needs_store);
+            if !is_needed && let Err(error) = tokio::task::block_in_place(|| store.clear(*task)) {
+                warn!(%task, error = chain_of(&error), "store was not cleared of a task");
+            }
+            is_needed
         });
     }
 
@@ -275,9 +338,25 @@ impl Provider {
     }
 }
 
+/// Whether something that the task brought into the store is still to be read.
+fn needs_store(job: &Job) -> bool {
+    match job.stage {
+        Stage::Attempted { .. } | Stage::Ready { .. } | Stage::Running { .. } | Stage::Ended { .. } => true,
+        Stage::Looking
+        | Stage::Held { .. }
+        | Stage::Bidding { .. }
+        | Stage::Published { .. }
+        | Stage::Responded { .. }
+        | Stage::Closed { .. } => false,
+    }
+}
+
 async fn at(moment: Option<tokio::time::Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use work::Digest;
 
 pub use self::reference::{Reference, ReferenceError};
 use crate::ledger::{LedgerError, TagPins};
-use crate::store::{Store, StoreError};
+use crate::store::{Shelf, Store, StoreError};
 
 /// The largest manifest or index that is read, in bytes. Source: registries themselves refuse more than 4 MiB.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
@@ -37,8 +37,17 @@ pub const LAYERS_MAX: usize = 128;
 /// The longest silence in a transfer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Time for a manifest, an index or a token, all of it.
+const DOCUMENT_MAX: Duration = Duration::from_secs(120);
+
+/// The slowest registry that is worth waiting for, in bytes per second: it bounds the time of one blob.
+const SLOWEST_BYTES_PER_S: u64 = 64 * 1024;
+
+/// Hosts that one request may be sent on to. Source: registries hand a blob's bytes over to one content network.
+const REDIRECTS_MAX: usize = 5;
+
 /// How often one blob is asked for before the pull is given up for now.
-const BLOB_TRIES: u32 = 3;
+pub const BLOB_TRIES: u32 = 3;
 
 /// A puller of images.
 #[derive(Debug)]
@@ -55,6 +64,8 @@ pub struct Registry {
 pub struct Pulled {
     /// Digest of the manifest.
     pub manifest: Digest,
+    /// Digests of everything that it is made of.
+    pub blobs: Vec<Digest>,
     /// Bytes of all layers, as downloaded.
     pub bytes: u64,
     /// How many of those bytes had to be fetched now.
@@ -122,6 +133,8 @@ impl PullError {
     pub fn is_final(&self) -> bool {
         match self {
             PullError::Reference(_) | PullError::Refused { .. } => true,
+            // What came over TLS and is wrong every time is wrong on purpose: asking on costs the owner's traffic.
+            PullError::Store { source: StoreError::Mismatch { .. }, .. } => true,
             PullError::Status { status, .. } => {
                 status.is_client_error()
                     && *status != StatusCode::TOO_MANY_REQUESTS
@@ -132,6 +145,11 @@ impl PullError {
             | PullError::Store { .. }
             | PullError::Ledger(_) => false,
         }
+    }
+
+    /// Whether bytes came that are not what was asked for.
+    fn is_mismatch(&self) -> bool {
+        matches!(self, PullError::Store { source: StoreError::Mismatch { .. }, .. })
     }
 }
 
@@ -150,7 +168,7 @@ impl Registry {
             .user_agent(concat!("opengpu-rig/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(15))
             .read_timeout(IDLE_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(5))
+            .redirect(reqwest::redirect::Policy::custom(may_follow))
             .no_proxy()
             .build()?;
         Ok(Registry { http, store, pins, plain, image_bytes_max })
@@ -164,14 +182,27 @@ impl Registry {
         let (digest, manifest) = self.manifest(&reference, ask).await?;
         let bytes = self.weigh(written, &manifest)?;
         let mut fetched_bytes = 0;
+        let mut blobs = vec![digest];
         for blob in std::iter::once(manifest.config()).chain(manifest.layers()) {
-            fetched_bytes += self.blob(&reference, blob).await?;
+            let (blob, fetched) = self.blob(&reference, blob).await?;
+            blobs.push(blob);
+            fetched_bytes += fetched;
         }
         if pinned.is_none() {
             self.pins.set(source, written, &digest.to_string())?;
         }
         info!(source, image = written, %digest, bytes, fetched_bytes, "image is in the store");
-        Ok(Pulled { manifest: digest, bytes, fetched_bytes })
+        Ok(Pulled { manifest: digest, blobs, bytes, fetched_bytes })
+    }
+
+    /// Removes from the store what is damaged of a pulled image, so that the next pull fetches it again. Reads all of it.
+    /// Returns whether anything was damaged. Errors: [`StoreError::File`].
+    pub async fn weed(&self, pulled: &Pulled) -> Result<bool, StoreError> {
+        let mut is_damaged = false;
+        for blob in &pulled.blobs {
+            is_damaged |= self.store.weed(Shelf::Images, *blob).await?;
+        }
+        Ok(is_damaged)
     }
 
     /// The manifest behind a tag or digest, following an index to this machine's variant.
@@ -201,11 +232,11 @@ impl Registry {
         let url = self.url(reference, "manifests", version);
         let wanted = parse_digest(version);
         if let Some(wanted) = wanted
-            && let Ok(held) = self.store.read(wanted, MANIFEST_BYTES_MAX).await
+            && let Ok(held) = self.store.read(Shelf::Images, wanted, MANIFEST_BYTES_MAX).await
         {
             return Ok((wanted, held));
         }
-        let response = self.get(reference, &url).await?;
+        let response = self.get(reference, &url, DOCUMENT_MAX).await?;
         let mut writing = self.begin(reference, MANIFEST_BYTES_MAX).await?;
         let mut body = Vec::new();
         let mut stream = response.bytes_stream();
@@ -233,27 +264,28 @@ impl Registry {
         Ok(bytes)
     }
 
-    /// Brings one blob into the store. Returns the bytes that were fetched: 0 if it was there.
-    async fn blob(&self, reference: &Reference, blob: &Descriptor) -> Result<u64, PullError> {
+    /// Brings one blob into the store. Returns its digest, and the bytes that were fetched: 0 if it was there.
+    async fn blob(&self, reference: &Reference, blob: &Descriptor) -> Result<(Digest, u64), PullError> {
         let wanted = parse_digest(blob.digest().as_ref()).ok_or_else(|| PullError::Refused {
             image: reference.to_string(),
             why: format!("a blob has the digest {}, only sha256 is checked here", blob.digest()),
         })?;
-        if self.store.has(wanted).await {
-            return Ok(0);
+        if self.store.has(Shelf::Images, wanted).await {
+            return Ok((wanted, 0));
         }
         let mut tries = 1;
         loop {
             match self.blob_once(reference, wanted, blob.size()).await {
-                Err(error) if !error.is_final() && tries < BLOB_TRIES => tries += 1,
-                done => return done,
+                Err(error) if tries < BLOB_TRIES && (!error.is_final() || error.is_mismatch()) => tries += 1,
+                done => return done.map(|bytes| (wanted, bytes)),
             }
         }
     }
 
     async fn blob_once(&self, reference: &Reference, wanted: Digest, size: u64) -> Result<u64, PullError> {
         let url = self.url(reference, "blobs", &wanted.to_string());
-        let mut stream = self.get(reference, &url).await?.bytes_stream();
+        let within = DOCUMENT_MAX + Duration::from_secs(size / SLOWEST_BYTES_PER_S);
+        let mut stream = self.get(reference, &url, within).await?.bytes_stream();
         let mut writing = self.begin(reference, size).await?;
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|source| PullError::Unreachable { url: url.clone(), source })?;
@@ -264,11 +296,11 @@ impl Registry {
     }
 
     async fn begin(&self, reference: &Reference, max: u64) -> Result<crate::store::Writing<'_>, PullError> {
-        self.store.begin(max).await.map_err(|e| self.store_error(reference, e))
+        self.store.begin(Shelf::Images, max).await.map_err(|e| self.store_error(reference, e))
     }
 
-    /// A GET that answers a challenge for a token once.
-    async fn get(&self, reference: &Reference, url: &str) -> Result<Response, PullError> {
+    /// A GET that answers a challenge for a token once. Each answer has to be whole `within` that time.
+    async fn get(&self, reference: &Reference, url: &str, within: Duration) -> Result<Response, PullError> {
         let ask = |token: Option<String>| {
             let accept = [
                 MediaType::ImageManifest.to_string(),
@@ -277,7 +309,7 @@ impl Registry {
                 "application/vnd.docker.distribution.manifest.list.v2+json".to_owned(),
                 "*/*".to_owned(),
             ];
-            let request = self.http.get(url).header(header::ACCEPT, accept.join(", "));
+            let request = self.http.get(url).timeout(within).header(header::ACCEPT, accept.join(", "));
             token.into_iter().fold(request, |request, token| request.bearer_auth(token)).send()
         };
         let unreachable = |source| PullError::Unreachable { url: url.to_owned(), source };
@@ -325,6 +357,18 @@ impl Kind {
     fn is_index(&self) -> bool {
         let by_name = self.media_type.as_deref().map(|t| t.ends_with("index.v1+json") || t.ends_with("list.v2+json"));
         by_name.unwrap_or(self.manifests.is_some())
+    }
+}
+
+/// A few hops, and never from TLS to none.
+fn may_follow(hop: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
+    let began_with_tls = hop.previous().first().is_some_and(|url| url.scheme() == "https");
+    if hop.previous().len() > REDIRECTS_MAX {
+        hop.error("it is sent on too often")
+    } else if began_with_tls && hop.url().scheme() != "https" {
+        hop.error("it is sent on to a host without TLS")
+    } else {
+        hop.follow()
     }
 }
 

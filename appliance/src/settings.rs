@@ -70,6 +70,7 @@ pub struct Work {
     /// What must be left of a payment after gas, in coin.
     pub min_profit: Coin,
     /// What is asked where the client chooses, in per cent of the offer, 1 to 100.
+    #[serde(deserialize_with = "percent")]
     pub ask_percent: u8,
     /// Other providers' attempts that are still raced against.
     pub max_rivals: u64,
@@ -157,7 +158,7 @@ impl Settings {
             max_waiting: work.max_waiting,
             min_payment_wei: work.min_payment.0,
             min_profit_wei: work.min_profit.0,
-            ask_percent: work.ask_percent.min(100),
+            ask_percent: work.ask_percent,
             max_rivals: work.max_rivals,
             expected_run_s: work.expected_run_s,
             respond_margin_s: work.respond_margin_s,
@@ -167,6 +168,14 @@ impl Settings {
 
 fn default_name() -> String {
     "rig".to_owned()
+}
+
+fn percent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    let percent = u8::deserialize(from)?;
+    if !(1..=100).contains(&percent) {
+        return Err(D::Error::custom(format!("ask_percent is 1 to 100, not {percent}")));
+    }
+    Ok(percent)
 }
 
 impl Default for Work {
@@ -235,12 +244,17 @@ impl<'de> Deserialize<'de> for SourceList {
 impl<'de> Deserialize<'de> for Coin {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Coin, D::Error> {
         let text = String::deserialize(from)?;
+        let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
+        // `parse_units` drops what stands after the 18th decimal, whatever it is.
+        let is_exact = fraction.len() <= 18 && fraction.chars().all(|c| c.is_ascii_digit());
         match parse_units(&text, "ether") {
-            Ok(ParseUnits::U256(wei)) if !text.starts_with('-') => Ok(Coin(wei)),
-            Ok(ParseUnits::U256(_) | ParseUnits::I256(_)) => {
+            Ok(_) if text.starts_with('-') => {
                 Err(D::Error::custom(format!("an amount of coin is not negative, this is \"{text}\"")))
             }
-            Err(_) => Err(D::Error::custom(format!("an amount of coin looks like \"0.25\", not \"{text}\""))),
+            Ok(ParseUnits::U256(wei)) if is_exact => Ok(Coin(wei)),
+            Ok(ParseUnits::U256(_) | ParseUnits::I256(_)) | Err(_) => {
+                Err(D::Error::custom(format!("an amount of coin looks like \"0.25\", not \"{text}\"")))
+            }
         }
     }
 }
@@ -278,6 +292,7 @@ mod tests {
         assert!(words("\"any\"", "\"all\"").contains("not \"all\""));
         assert!(words("\"0.001\"", "\"-1\"").contains("not negative"));
         assert!(words("\"0.001\"", "\"a little\"").contains("looks like \"0.25\""));
+        assert!(words("\"0.001\"", "\"0.0000000000000000001x\"").contains("looks like \"0.25\""));
         assert!(words("attempts = \"self\"", "attempts = \"me\"").contains("unknown variant `me`"));
     }
 }

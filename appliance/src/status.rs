@@ -3,6 +3,7 @@
 //! One JSON line in, one JSON line out, then the server closes. The socket only answers; nothing can be changed here.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chain::rpc::{EndpointReport, EndpointState, Rpc};
@@ -10,11 +11,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use work::Book;
 use work::book::{Closing, Job, Stage};
+use work::enrolment::Standing;
+use work::policy::Refusal;
 use work::source::{Served, SourceStage};
 
 use crate::provider::Parcel;
@@ -24,6 +27,12 @@ const QUESTION_BYTES_MAX: u64 = 4096;
 
 /// Time for one question and its answer.
 const TALK_MAX: Duration = Duration::from_secs(5);
+
+/// Pause after a connection that could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Questions that are answered at a time; more wait in the kernel's queue.
+const TALKS_MAX: usize = 64;
 
 /// The most tasks of one answer.
 const TASKS_MAX: usize = 10_000;
@@ -55,16 +64,30 @@ pub async fn serve(path: &Path, desk: mpsc::Sender<Parcel>, stop: CancellationTo
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    let places = Arc::new(Semaphore::new(TALKS_MAX));
     loop {
-        tokio::select! {
+        let accept = async {
+            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            Ok((stream, _)) = listener.accept() => {
+            accepted = accept => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
                 let desk = desk.clone();
                 tokio::spawn(async move {
                     if tokio::time::timeout(TALK_MAX, talk(stream, desk)).await.is_err() {
                         warn!("a question on the socket took too long");
                     }
+                    drop(place);
                 });
+            }
+            // Out of descriptors, or the caller hung up: neither is a reason to answer nobody any more.
+            Err(error) => {
+                warn!(%error, "a question on the socket was not taken");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -100,7 +123,7 @@ fn status(book: &Book, rpc: &Rpc, now: u64) -> Value {
     let reports = rpc.endpoints();
     let endpoints: Vec<Value> = reports.iter().map(endpoint).collect();
     let head_time_s = reports.iter().map(|report| report.head_time_s).max().unwrap_or(0);
-    let sources: Vec<Value> = book.sources().values().map(source).collect();
+    let sources: Vec<Value> = book.sources().values().map(|served| source(served, standing)).collect();
     let count = |is: fn(&Stage) -> bool| book.jobs().values().filter(|job| is(&job.stage)).count();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -136,11 +159,11 @@ fn endpoint(report: &EndpointReport) -> Value {
     json!({ "url": report.url.host_str(), "state": state, "head": report.head, "latency_ms": report.latency_ms })
 }
 
-fn source(served: &Served) -> Value {
+fn source(served: &Served, standing: Option<&Standing>) -> Value {
     let (stage, why) = match &served.stage {
         SourceStage::Refused { why } => ("refused", Some(why.clone())),
         SourceStage::Preparing => ("preparing", None),
-        SourceStage::Registering => ("registering", None),
+        SourceStage::Registering => ("registering", standing.and_then(|now| missing_stake(served, now))),
         SourceStage::Serving => ("serving", None),
         SourceStage::Stopping => ("stopping", None),
     };
@@ -151,6 +174,12 @@ fn source(served: &Served) -> Value {
         "environment": served.environment,
         "usual_run_ms": served.usual_run_ms,
     })
+}
+
+/// What a source that is not registered yet waits for, if it is stake.
+fn missing_stake(served: &Served, standing: &Standing) -> Option<String> {
+    let (lockup_wei, need_wei) = (standing.lockup_wei, served.reading.min_lockup_wei);
+    (lockup_wei < need_wei).then(|| Refusal::StakeTooSmall { lockup_wei, need_wei }.to_string())
 }
 
 fn tasks(book: &Book, limit: usize, only_refused: bool) -> Value {

@@ -32,7 +32,7 @@ pub use self::event::Event;
 use crate::rpc::Rpc;
 
 /// Longest wait between two tries while the chain does not answer.
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Wait before a lost WebSocket is dialled again.
 const REDIAL: Duration = Duration::from_secs(10);

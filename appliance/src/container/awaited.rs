@@ -1,4 +1,8 @@
 //! Which tasks a source was given and has not answered.
+//!
+//! Invariants:
+//! - One callback has one task at a time. A claim ends in a delivery, or it is given back, or the container is gone.
+//! - What is kept is bounded: tasks that are waited for, by the runs that wait; answered ones, by [`ANSWERED_KEPT`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -31,12 +35,20 @@ pub(super) enum Failing {
     Gone(String),
 }
 
-type Reply = oneshot::Sender<Result<Returned, Failing>>;
+/// The one place to which a result is delivered.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// Which waiting it belongs to: a task that is run again is waited for anew.
+    waiting: u64,
+    send: oneshot::Sender<Result<Returned, Failing>>,
+}
 
-#[derive(Debug, Default)]
+/// The tasks of one container that are waited for.
+#[derive(Debug)]
 pub(super) struct Awaited {
     inner: Mutex<Inner>,
     changed: Notify,
+    ahead_max: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -44,9 +56,11 @@ struct Inner {
     waiting: HashMap<TaskId, Reply>,
     answered: VecDeque<TaskId>,
     gone: Option<String>,
+    next_waiting: u64,
 }
 
 /// What a callback may do.
+#[derive(Debug)]
 pub(super) enum Claim {
     /// Deliver.
     Open(Reply),
@@ -57,33 +71,50 @@ pub(super) enum Claim {
 }
 
 /// A task that is waited for. Dropping it ends the waiting.
+#[derive(Debug)]
 pub(super) struct Waiting<'a> {
     awaited: &'a Awaited,
     task: TaskId,
+    number: u64,
     reply: oneshot::Receiver<Result<Returned, Failing>>,
 }
 
 // === impl Awaited ===
 
+impl Default for Awaited {
+    fn default() -> Awaited {
+        Awaited::with_ahead(AHEAD_MAX)
+    }
+}
+
 impl Awaited {
+    /// Nobody is waited for. A callback may be `ahead_max` ahead of its dispatch.
+    pub(super) fn with_ahead(ahead_max: Duration) -> Awaited {
+        Awaited { inner: Mutex::default(), changed: Notify::new(), ahead_max }
+    }
+
     /// Waits for a task from now on.
     pub(super) fn expect(&self, task: TaskId) -> Waiting<'_> {
         let (send, reply) = oneshot::channel();
         let mut inner = self.lock();
         inner.answered.retain(|answered| *answered != task);
+        let number = inner.next_waiting;
+        inner.next_waiting += 1;
+        let given = Reply { waiting: number, send };
         match &inner.gone {
-            Some(why) => drop(send.send(Err(Failing::Gone(why.clone())))),
-            None => drop(inner.waiting.insert(task, send)),
+            Some(why) => given.deliver(Err(Failing::Gone(why.clone()))),
+            None => drop(inner.waiting.insert(task, given)),
         }
         drop(inner);
         self.changed.notify_waiters();
-        Waiting { awaited: self, task, reply }
+        Waiting { awaited: self, task, number, reply }
     }
 
     /// Claims a task for one callback, waiting a moment for a dispatch that is on its way.
     pub(super) async fn claim(&self, task: TaskId) -> Claim {
         let claim = async {
             loop {
+                // Made before the look, so that no change between the two is missed.
                 let changed = self.changed.notified();
                 match self.try_claim(task) {
                     Claim::Unknown => changed.await,
@@ -91,7 +122,7 @@ impl Awaited {
                 }
             }
         };
-        tokio::time::timeout(AHEAD_MAX, claim).await.unwrap_or(Claim::Unknown)
+        tokio::time::timeout(self.ahead_max, claim).await.unwrap_or(Claim::Unknown)
     }
 
     fn try_claim(&self, task: TaskId) -> Claim {
@@ -111,7 +142,13 @@ impl Awaited {
     pub(super) fn give_back(&self, task: TaskId, reply: Reply) {
         let mut inner = self.lock();
         inner.answered.retain(|answered| *answered != task);
-        inner.waiting.insert(task, reply);
+        if let Some(why) = &inner.gone {
+            reply.deliver(Err(Failing::Gone(why.clone())));
+        } else if !reply.send.is_closed() {
+            inner.waiting.entry(task).or_insert(reply);
+        }
+        drop(inner);
+        self.changed.notify_waiters();
     }
 
     /// Tells everyone that the container is gone.
@@ -119,7 +156,7 @@ impl Awaited {
         let mut inner = self.lock();
         inner.gone = Some(why.to_owned());
         for (_, reply) in inner.waiting.drain() {
-            let _ = reply.send(Err(Failing::Gone(why.to_owned())));
+            reply.deliver(Err(Failing::Gone(why.to_owned())));
         }
     }
 
@@ -128,11 +165,20 @@ impl Awaited {
     }
 }
 
+// === impl Reply ===
+
+impl Reply {
+    /// Delivers. Whoever waited may have stopped waiting; then nobody needs it.
+    pub(super) fn deliver(self, result: Result<Returned, Failing>) {
+        drop(self.send.send(result));
+    }
+}
+
 // === impl Waiting ===
 
 impl Waiting<'_> {
     /// The result, when it is there.
-    pub(super) async fn returned(mut self) -> Result<Returned, Failing> {
+    pub(super) async fn returned(&mut self) -> Result<Returned, Failing> {
         let reply = &mut self.reply;
         reply.await.unwrap_or_else(|_| Err(Failing::Gone("the callback broke off".into())))
     }
@@ -140,6 +186,13 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.awaited.lock().waiting.remove(&self.task);
+        let mut inner = self.awaited.lock();
+        // The task may be waited for anew already, by a run that replaces this one.
+        if inner.waiting.get(&self.task).is_some_and(|reply| reply.waiting == self.number) {
+            inner.waiting.remove(&self.task);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

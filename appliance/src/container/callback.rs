@@ -1,7 +1,12 @@
 //! The callback listener of one source: `POST /<token>/task/<task>` with the result as its body.
 //!
 //! It is reachable from inside the jail only. A wrong token and a task that nobody dispatched look the same from there.
+//!
+//! Invariants:
+//! - A result that has come whole is delivered, whether the service waits for the answer or hangs up.
+//! - What a jail can hold open here is bounded: [`CONNECTIONS_MAX`], each with time limits, each body with a size limit.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use work::TaskId;
 
-use super::awaited::{Awaited, Claim, Failing, Returned};
-use crate::store::{Store, StoreError};
+use super::awaited::{Awaited, Claim, Failing, Reply, Returned};
+use super::few::Few;
+use crate::chain_of;
+use crate::store::{Shelf, Store, StoreError};
 
 /// Longest silence within one result.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Connections of one jail that are open at a time; more wait in the kernel's queue. Source: none; a run makes one.
+const CONNECTIONS_MAX: usize = 64;
 
 /// What the listener of one source needs.
 #[derive(Clone, Debug)]
@@ -38,12 +48,15 @@ enum Unusable {
     Broken,
     /// It is what the service wanted to send, and cannot be used.
     Bad(StatusCode, String),
+    /// There is no room for it here: not the service's fault.
+    NoRoom(StoreError),
 }
 
-/// Serves callbacks until `stop`.
+/// Serves callbacks until `stop`; then results that are on their way may still end.
 pub(super) async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) {
     let routes = Router::new().route("/{token}/task/{task}", post(take)).with_state(desk);
-    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served =
+        axum::serve(Few::new(listener, CONNECTIONS_MAX), routes).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         warn!(%error, "callback listener ended");
     }
@@ -69,27 +82,42 @@ async fn take(
             return unknown();
         }
     };
-    match keep(&desk, body).await {
+    // In a task of its own: this one is dropped when the service hangs up, and the claim would be lost with it.
+    let delivered = tokio::spawn(async move { deliver(&desk, task, reply, body).await }).await;
+    match delivered {
+        Ok((StatusCode::OK, _)) => (StatusCode::OK, Json(json!({ "status": "accepted" }))),
+        Ok((status, why)) => no(status, &why),
+        Err(_) => no(StatusCode::INTERNAL_SERVER_ERROR, "the rig's own software failed here"),
+    }
+}
+
+/// Takes the body of a claimed task and tells whoever waits. Returns the answer.
+async fn deliver(desk: &Desk, task: TaskId, reply: Reply, body: Body) -> (StatusCode, String) {
+    match keep(desk, task, body).await {
         Ok(returned) => {
-            let _ = reply.send(Ok(returned));
-            (StatusCode::OK, Json(json!({ "status": "accepted" })))
+            reply.deliver(Ok(returned));
+            (StatusCode::OK, String::new())
         }
         Err(Unusable::Broken) => {
             desk.awaited.give_back(task, reply);
-            no(StatusCode::BAD_REQUEST, "the body broke off")
+            (StatusCode::BAD_REQUEST, "the body broke off".to_owned())
         }
         Err(Unusable::Bad(status, why)) => {
-            let _ = reply.send(Err(Failing::BadResult(why.clone())));
-            no(status, &why)
+            reply.deliver(Err(Failing::BadResult(why.clone())));
+            (status, why)
+        }
+        Err(Unusable::NoRoom(error)) => {
+            warn!(%task, error = chain_of(&error), "result was not stored");
+            reply.deliver(Err(Failing::Gone(format!("the result was not stored: {}", chain_of(&error)))));
+            (StatusCode::INSUFFICIENT_STORAGE, "the rig could not store the result".to_owned())
         }
     }
 }
 
 /// Streams a result into the store, and checks that it is JSON.
-async fn keep(desk: &Desk, body: Body) -> Result<Returned, Unusable> {
+async fn keep(desk: &Desk, task: TaskId, body: Body) -> Result<Returned, Unusable> {
     let max = desk.result_bytes_max;
-    let broken = |_: StoreError| Unusable::Broken;
-    let mut writing = desk.store.begin(max).await.map_err(broken)?;
+    let mut writing = desk.store.begin(Shelf::Task(task), max).await.map_err(Unusable::NoRoom)?;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = tokio::time::timeout(IDLE_MAX, chunks.next()).await.map_err(|_| Unusable::Broken)? {
         let chunk = chunk.map_err(|_| Unusable::Broken)?;
@@ -98,20 +126,22 @@ async fn keep(desk: &Desk, body: Body) -> Result<Returned, Unusable> {
                 let why = format!("the result has more than {max} bytes (result_bytes in rig.toml)");
                 Unusable::Bad(StatusCode::PAYLOAD_TOO_LARGE, why)
             }
-            StoreError::File { .. } | StoreError::Mismatch { .. } => Unusable::Broken,
+            error @ (StoreError::File { .. } | StoreError::Mismatch { .. }) => Unusable::NoRoom(error),
         })?;
     }
-    let (digest, bytes) = writing.finish(None).await.map_err(broken)?;
-    let path = desk.store.path(digest);
+    let path = writing.look().await.map_err(Unusable::NoRoom)?;
     let parsed = tokio::task::spawn_blocking(move || is_json(&path)).await;
-    if parsed.is_ok_and(|is_json| is_json) {
-        Ok(Returned { digest, bytes })
-    } else {
-        Err(Unusable::Bad(StatusCode::UNPROCESSABLE_ENTITY, "the result is not JSON".to_owned()))
+    if !parsed.is_ok_and(|is_json| is_json) {
+        return Err(Unusable::Bad(StatusCode::UNPROCESSABLE_ENTITY, "the result is not JSON".to_owned()));
     }
+    let (digest, bytes) = writing.finish(None).await.map_err(Unusable::NoRoom)?;
+    Ok(Returned { digest, bytes })
 }
 
 fn is_json(path: &std::path::Path) -> bool {
     std::fs::File::open(path)
-        .is_ok_and(|file| serde_json::from_reader::<_, serde::de::IgnoredAny>(std::io::BufReader::new(file)).is_ok())
+        .is_ok_and(|file| serde_json::from_reader::<_, serde::de::IgnoredAny>(io::BufReader::new(file)).is_ok())
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,20 +44,32 @@ pub(super) enum ExchangeError {
     Http(#[source] hyper::Error),
     #[error("read the source's answer")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the source did not answer within {} s", EXCHANGE_MAX.as_secs())]
-    TooSlow,
+    #[error("the source did not answer within {} s", .0.as_secs())]
+    TooSlow(Duration),
     #[error("`{0}` is no path")]
     Path(String),
 }
 
 /// Sends one request and reads the answer, of at most `max` bytes.
+/// Errors: what broke, within [`EXCHANGE_MAX`] in any case.
 pub(super) async fn exchange(
     stream: TcpStream,
     method: Method,
     path: &str,
     max: usize,
 ) -> Result<Answer, ExchangeError> {
-    tokio::time::timeout(EXCHANGE_MAX, converse(stream, method, path, max)).await.unwrap_or(Err(ExchangeError::TooSlow))
+    exchange_within(EXCHANGE_MAX, stream, method, path, max).await
+}
+
+async fn exchange_within(
+    within: Duration,
+    stream: TcpStream,
+    method: Method,
+    path: &str,
+    max: usize,
+) -> Result<Answer, ExchangeError> {
+    let late = Err(ExchangeError::TooSlow(within));
+    tokio::time::timeout(within, converse(stream, method, path, max)).await.unwrap_or(late)
 }
 
 async fn converse(stream: TcpStream, method: Method, path: &str, max: usize) -> Result<Answer, ExchangeError> {
@@ -83,11 +95,16 @@ async fn converse(stream: TcpStream, method: Method, path: &str, max: usize) -> 
         let body = Limited::new(response.into_body(), max).collect().await.map_err(ExchangeError::Body)?;
         Ok(Answer { status, body: body.to_bytes() })
     };
+    // The connection may end before its last bytes are taken out of it. Whatever breaks it, `talk` hears of.
+    let drive = async {
+        let _ = connection.await;
+        std::future::pending().await
+    };
     tokio::select! {
         answer = talk => answer,
-        ended = connection => Err(match ended {
-            Err(error) => ExchangeError::Http(error),
-            Ok(()) => ExchangeError::Stream(io::ErrorKind::UnexpectedEof.into()),
-        }),
+        never = drive => never,
     }
 }
+
+#[cfg(test)]
+mod tests;

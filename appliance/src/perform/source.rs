@@ -14,6 +14,7 @@ use work::{News, SourceId};
 
 use super::{Performer, READ_BACK_EVERY, READ_BACK_TRIES, trouble_of, weather};
 use crate::compose::{COMPOSE_BYTES_MAX, Offer, Plan, SERVICE_PORT};
+use crate::container::ContainerError;
 
 /// The largest metadata document that is read, in bytes.
 const METADATA_BYTES_MAX: u64 = 256 * 1024;
@@ -56,6 +57,11 @@ impl Performer {
         let pulled = self.registry.pull(&name, &plan.image).await.map_err(|e| trouble_of(&e, e.is_final()))?;
         let within = Duration::from_secs(self.limits.start_s);
         let started = self.containers.start(source, pulled.manifest, spec_of(plan), within).await;
+        if started.as_ref().is_err_and(ContainerError::is_damaged)
+            && self.registry.weed(&pulled).await.map_err(|e| trouble_of(&e, false))?
+        {
+            return Err(Trouble::passing("its image was damaged on this rig's disk, and is fetched again"));
+        }
         let functions = started.map_err(|e| trouble_of(&e, e.is_final()))?;
         info!(%source, ?functions, "source is up");
         Ok(News::SourceUp { source, prepared_from: updated_at, functions })

@@ -7,13 +7,14 @@ use chain::read;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use work::News;
 use work::fact::Look;
 use work::step::Trouble;
 use work::task::{Attempt, Bid, Outcome, Receipt, Run, Task, TaskReading};
-use work::{Digest, News, TaskId, Wei};
 
 use super::{Performer, READ_BACK_EVERY, READ_BACK_TRIES, trouble_of, weather};
 use crate::container::RunError;
+use crate::store::Shelf;
 
 /// The file name under which a result is published.
 const RESULT_NAME: &str = "response.json";
@@ -29,11 +30,17 @@ struct TaskInput<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// What a task asks for.
+struct Asked {
+    function: String,
+    body: String,
+}
+
 impl Performer {
     /// Gathers what a decision on a task needs.
     pub(super) async fn look(&self, task: Task) -> Result<News, Trouble> {
         let function = match self.input(&task).await {
-            Ok((function, _)) => Ok(function),
+            Ok(input) => Ok(input.function),
             Err(trouble) if trouble.kind == work::step::TroubleKind::Passing => return Err(trouble),
             Err(trouble) => Err(trouble.why),
         };
@@ -45,28 +52,32 @@ impl Performer {
 
     /// Records our bid on chain, unless it stands there.
     pub(super) async fn attempt(&self, bid: Bid) -> Result<News, Trouble> {
-        let task = bid.task.id;
-        if let Some(done) = self.task_reads(task, has_moved_past_attempt).await? {
+        if let Some(done) = self.task_reads(&bid.task, has_moved_past_attempt).await? {
             return Ok(done);
         }
-        self.submit_attempt(task, bid.payment_wei).await?;
-        self.read_task_back(task, has_moved_past_attempt).await
+        self.submit_attempt(&bid).await?;
+        self.read_task_back(&bid.task, has_moved_past_attempt).await
     }
 
-    async fn submit_attempt(&self, task: TaskId, payment_wei: Wei) -> Result<(), Trouble> {
+    /// The key holds all that the call says: after a re-org the same address may be another task at another price.
+    async fn submit_attempt(&self, bid: &Bid) -> Result<(), Trouble> {
+        let (task, payment_wei) = (bid.task.id, bid.payment_wei);
         let call = Nexus::attemptCall { task: task.0, provider: self.me, suggestedPayment: payment_wei };
-        self.submit(format!("attempt:{task}"), self.rpc.network().contracts.nexus, call.abi_encode()).await
+        self.submit(format!("attempt:{task}:{payment_wei}"), self.rpc.network().contracts.nexus, call.abi_encode())
+            .await
     }
 
     /// Brings the input of an attempted task into the store.
     pub(super) async fn fetch(&self, attempt: Attempt) -> Result<News, Trouble> {
         let task = &attempt.bid.task;
-        let (function, digest) = self.input(task).await?;
-        Ok(News::Fetched { task: task.id, function, digest })
+        let input = self.input(task).await?;
+        let kept = self.store.put(Shelf::Task(task.id), input.body.as_bytes()).await;
+        let digest = kept.map_err(|e| trouble_of(&e, false))?;
+        Ok(News::Fetched { task: task.id, function: input.function, digest })
     }
 
     /// Reads a task's input document; its `data` alone goes to the service. Source: protocol §3.2.
-    async fn input(&self, task: &Task) -> Result<(String, Digest), Trouble> {
+    async fn input(&self, task: &Task) -> Result<Asked, Trouble> {
         let fetched = self.content.fetch(&task.config_url, self.limits.input_bytes).await;
         let document = fetched.map_err(|e| trouble_of(&e, e.is_final()))?;
         let input: TaskInput<'_> = serde_json::from_slice(&document)
@@ -76,16 +87,14 @@ impl Performer {
         if name.is_empty() || name.len() > FUNCTION_BYTES_MAX || !name.chars().all(is_name) {
             return Err(Trouble::lasting(format!("`{}` is no function name", name.escape_debug())));
         }
-        let body = input.data.map_or("{}", RawValue::get);
-        let digest = self.store.put(body.as_bytes()).await.map_err(|e| trouble_of(&e, false))?;
-        Ok((name, digest))
+        Ok(Asked { function: name, body: input.data.map_or("{}", RawValue::get).to_owned() })
     }
 
     /// Has the source run the input.
     pub(super) async fn run(&self, run: Run) -> Result<News, Trouble> {
         let began = Instant::now();
         let task = run.input.attempt.bid.task.id;
-        let body = self.store.read(run.input.digest, self.limits.input_bytes).await;
+        let body = self.store.read(Shelf::Task(task), run.input.digest, self.limits.input_bytes).await;
         let body = body.map_err(|e| trouble_of(&e, false))?;
         match self.containers.run(&run, body).await {
             Ok(returned) => Ok(News::Finished {
@@ -104,31 +113,33 @@ impl Performer {
 
     /// Publishes a result.
     pub(super) async fn publish(&self, outcome: Outcome) -> Result<News, Trouble> {
-        let payload = Payload::File(self.store.path(outcome.digest));
+        let task = outcome.run.input.attempt.bid.task.id;
+        let payload = Payload::File(self.store.path(Shelf::Task(task), outcome.digest));
         let pinned = self.content.pin(RESULT_NAME, "application/json", payload).await;
         let link = pinned.map_err(|e| trouble_of(&e, e.is_final()))?.url.to_string();
-        Ok(News::Pinned { task: outcome.run.input.attempt.bid.task.id, link })
+        Ok(News::Pinned { task, link })
     }
 
     /// Submits the response, unless it stands on chain. If a re-org took the attempt away, that is sent again first.
     pub(super) async fn respond(&self, receipt: Receipt) -> Result<News, Trouble> {
         let bid = &receipt.outcome.run.input.attempt.bid;
-        let task = bid.task.id;
+        let task = &bid.task;
         if let Some(done) = self.task_reads(task, has_moved_past_response).await? {
             return Ok(done);
         }
         if self.task_reads(task, has_moved_past_attempt).await?.is_none() {
-            self.submit_attempt(task, bid.payment_wei).await?;
+            self.submit_attempt(bid).await?;
             self.read_task_back(task, has_moved_past_attempt).await?;
         }
         let params =
-            ResponseParams { task: task.0, provider: self.me, data: receipt.link.clone(), payment: bid.payment_wei };
+            ResponseParams { task: task.id.0, provider: self.me, data: receipt.link.clone(), payment: bid.payment_wei };
         let data = Nexus::submitResponseCall { _responseParams: params }.abi_encode();
-        self.submit(format!("respond:{task}"), self.rpc.network().contracts.nexus, data).await?;
+        let key = format!("respond:{}:{}", task.id, receipt.outcome.digest);
+        self.submit(key, self.rpc.network().contracts.nexus, data).await?;
         self.read_task_back(task, has_moved_past_response).await
     }
 
-    async fn read_task_back(&self, task: TaskId, is_done: fn(&TaskReading) -> bool) -> Result<News, Trouble> {
+    async fn read_task_back(&self, task: &Task, is_done: fn(&TaskReading) -> bool) -> Result<News, Trouble> {
         for _ in 0..READ_BACK_TRIES {
             if let Some(done) = self.task_reads(task, is_done).await? {
                 return Ok(done);
@@ -138,10 +149,11 @@ impl Performer {
         Err(Trouble::passing("the transaction is mined, and the chain does not show its effect yet"))
     }
 
-    /// The task's state, if it is as wanted already.
-    async fn task_reads(&self, task: TaskId, is_done: fn(&TaskReading) -> bool) -> Result<Option<News>, Trouble> {
-        let reading = read::task(&self.rpc, self.provider(), task).await.map_err(|e| weather(&e))?;
-        Ok(is_done(&reading).then(|| News::TaskRead { reading: Box::new(reading) }))
+    /// The task's state, if it is as wanted already, or if a re-org has put another task under its address.
+    async fn task_reads(&self, task: &Task, is_done: fn(&TaskReading) -> bool) -> Result<Option<News>, Trouble> {
+        let reading = read::task(&self.rpc, self.provider(), task.id).await.map_err(|e| weather(&e))?;
+        let is_another = reading.task != *task;
+        Ok((is_another || is_done(&reading)).then(|| News::TaskRead { reading: Box::new(reading) }))
     }
 }
 

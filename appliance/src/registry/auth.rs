@@ -27,7 +27,10 @@ struct Token {
 
 impl Challenge {
     pub(super) fn of(headers: &HeaderMap) -> Option<Challenge> {
-        let text = headers.get(WWW_AUTHENTICATE)?.to_str().ok()?.strip_prefix("Bearer ")?;
+        let (scheme, text) = headers.get(WWW_AUTHENTICATE)?.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
         let field = |name: &str| {
             text.split(',')
                 .filter_map(|pair| pair.trim().split_once('='))
@@ -54,7 +57,7 @@ impl Challenge {
             asked.query_pairs_mut().append_pair("service", service);
         }
         let unreachable = |source| PullError::Unreachable { url: url.clone(), source };
-        let mut response = http.get(asked).send().await.map_err(unreachable)?;
+        let mut response = http.get(asked).timeout(super::DOCUMENT_MAX).send().await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
             return Err(PullError::Status { url: url.clone(), status: response.status() });
         }

@@ -146,7 +146,8 @@ impl Book {
             }
             News::SourceDown { source, why } => self.source_down(source, why, &mut touched),
             News::SourceStopped { source } => self.source_stopped(source, &mut touched),
-            News::SourceRemoved { source } => self.source_removed(source, &mut touched),
+            News::SourceRemoved { source } => self.source_removed(source, true, &mut touched),
+            News::SourceListed { source } => self.source_removed(source, false, &mut touched),
             News::TaskRead { reading } => self.task_read(*reading, &mut touched),
             News::Looked { task, look } => self.looked(task, &look, &mut touched),
             News::Fetched { task, function, digest } => self.fetched(task, function, digest, &mut touched),

@@ -70,6 +70,11 @@ pub enum News {
         /// Which source.
         source: SourceId,
     },
+    /// The rig was put on a source's list (`Nexus.register`), which ends an earlier order to take it down.
+    SourceListed {
+        /// Which source.
+        source: SourceId,
+    },
     /// A task was read.
     TaskRead {
         /// The reading.

@@ -109,3 +109,19 @@ fn a_container_that_keeps_dying_is_started_ever_more_rarely() {
     }
     assert_eq!(waits, [1, 2, 4, 8]);
 }
+
+#[test]
+fn a_source_that_its_owner_took_down_comes_back_when_the_rig_is_listed_again() {
+    let mut world = world();
+    world.calm_down();
+    let source = source_id(0);
+    world.tell(News::SourceRemoved { source });
+    world.calm_down();
+    assert!(world.up.is_empty());
+    // Off the list and on it again between two readings: both say "registered", so only the order itself tells.
+    world.read_source(source);
+    assert!(matches!(world.book.sources()[&source].stage, SourceStage::Refused { .. }));
+    world.tell(News::SourceListed { source });
+    world.calm_down();
+    assert_eq!(world.book.sources()[&source].stage, SourceStage::Serving);
+}

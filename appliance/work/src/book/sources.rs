@@ -198,10 +198,11 @@ impl Book {
         self.index_source(source);
     }
 
-    pub(super) fn source_removed(&mut self, source: SourceId, touched: &mut BTreeSet<StepKey>) {
+    /// The owner's newest word: whether the source is taken down.
+    pub(super) fn source_removed(&mut self, source: SourceId, is_removed: bool, touched: &mut BTreeSet<StepKey>) {
         touched.insert(StepKey::Source { source });
         if let Some(served) = self.sources.get_mut(&source) {
-            served.is_removed = true;
+            served.is_removed = is_removed;
             self.judge_source(source);
             self.index_source(source);
         }

@@ -33,13 +33,22 @@ impl Book {
         let now = self.now;
         touched.insert(StepKey::Task { task: id });
         let before = self.jobs.get(&id).cloned();
-        let mut job = before.clone().unwrap_or_else(|| Job::new(reading.clone(), now));
-        job.reading = reading;
-        if before.is_none() {
-            self.welcome(&mut job);
-        } else {
-            self.compare(&mut job);
-        }
+        let is_another = before.as_ref().is_some_and(|job| job.reading.task != reading.task);
+        let job = match before.clone() {
+            Some(mut job) if !is_another => {
+                job.reading = reading;
+                self.compare(&mut job);
+                job
+            }
+            // Its service may still call back, and a result is known by the address alone: the run is let go to its end.
+            Some(Job { stage: Stage::Running { .. }, .. }) => return,
+            // A re-org can put another task under an address. What was done for the old one is no answer to the new.
+            Some(_) | None => {
+                let mut job = Job::new(reading, now);
+                self.welcome(&mut job);
+                job
+            }
+        };
         self.put(job, before.as_ref(), touched);
     }
 
@@ -347,7 +356,7 @@ impl Book {
 
     fn put(&mut self, job: Job, before: Option<&Job>, touched: &mut BTreeSet<StepKey>) {
         let task = job.task().id;
-        let source = job.task().source;
+        let source = before.unwrap_or(&job).task().source;
         let closes = job.is_closed() && !before.is_some_and(Job::is_closed);
         let reopens = !job.is_closed() && before.is_some_and(Job::is_closed);
         let releases = before.is_some_and(Job::needs_source) && !job.needs_source();

@@ -1,0 +1,131 @@
+//! The provider's socket under people and programs that ask badly.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use appliance::provider::Parcel;
+use appliance::status::{self, Question};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// The socket before a desk that answers every question with the question's limit.
+struct Socket {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+    _stop: DropGuard,
+}
+
+impl Socket {
+    async fn open() -> Socket {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("provider.sock");
+        let (desk, mut parcels) = mpsc::channel(4);
+        let stop = CancellationToken::new();
+        tokio::spawn({
+            let (path, stop) = (path.clone(), stop.clone());
+            async move { status::serve(&path, desk, stop).await }
+        });
+        tokio::spawn(async move {
+            while let Some(parcel) = parcels.recv().await {
+                let Parcel::Asked(question, reply) = parcel else { panic!("only questions come") };
+                let limit = match question {
+                    Question::Status => 0,
+                    Question::Tasks { limit, .. } => limit,
+                };
+                let _ = reply.send(json!({ "limit": limit }));
+            }
+        });
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+        Socket { path, _dir: dir, _stop: stop.drop_guard() }
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.path).await.expect("connects")
+    }
+
+    /// Sends bytes, and reads to the end. The server may close before it has read them all.
+    async fn ask(&self, bytes: &[u8]) -> Value {
+        let mut stream = self.connect().await;
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(WITHIN, stream.read_to_end(&mut answer)).await.expect("in time");
+        match read {
+            Ok(_) => serde_json::from_slice(&answer).expect("an answer is JSON"),
+            Err(_) => json!({ "error": "closed" }),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_question_is_answered_and_the_limit_has_a_default() {
+    let socket = Socket::open().await;
+    assert_eq!(socket.ask(b"{\"ask\":\"status\"}\n").await["limit"], 0);
+    assert_eq!(socket.ask(b"{\"ask\":\"tasks\"}\n").await["limit"], 50);
+    assert_eq!(socket.ask(b"{\"ask\":\"tasks\",\"limit\":7,\"refused\":true}\n").await["limit"], 7);
+}
+
+#[tokio::test]
+async fn what_is_no_question_is_answered_with_an_error() {
+    let socket = Socket::open().await;
+    for garbage in [
+        &b"\n"[..],
+        b"hello\n",
+        b"{\"ask\":\"money\"}\n",
+        b"{\"ask\":\"tasks\",\"limit\":-1}\n",
+        b"{\"ask\":\"tasks\",\"all\":true}\n",
+        b"\xff\xfe\x00\n",
+        &[b'x'; 5000],
+        &[b'['; 5000],
+    ] {
+        assert!(socket.ask(garbage).await["error"].is_string(), "{garbage:?}");
+    }
+    assert_eq!(socket.ask(b"{\"ask\":\"status\"}\n").await["limit"], 0);
+}
+
+#[tokio::test]
+async fn half_a_question_keeps_nobody_else_waiting_and_is_left_in_time() {
+    let socket = Socket::open().await;
+    let mut halves = Vec::new();
+    for _ in 0..8 {
+        let mut half = socket.connect().await;
+        half.write_all(b"{\"ask\":").await.expect("writes");
+        halves.push(half);
+    }
+    assert_eq!(socket.ask(b"{\"ask\":\"status\"}\n").await["limit"], 0);
+    for mut half in halves {
+        let mut rest = Vec::new();
+        let left = tokio::time::timeout(WITHIN, half.read_to_end(&mut rest)).await.expect("in time");
+        assert_eq!(left.expect("it is closed"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_who_ask_at_once_are_all_answered() {
+    let socket = Socket::open().await;
+    let asked = (0..100).map(|number| {
+        let socket = &socket;
+        async move {
+            let question = format!("{{\"ask\":\"tasks\",\"limit\":{number}}}\n");
+            assert_eq!(socket.ask(question.as_bytes()).await["limit"], number);
+        }
+    });
+    futures::future::join_all(asked).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_a_crash_left_is_replaced() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("provider.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
+    let (desk, _parcels) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    status::serve(&path, desk, stop).await.expect("serves");
+}
