@@ -53,6 +53,8 @@ pub struct DevnetOptions {
     pub anvil: Option<PathBuf>,
     /// Whether the accounts have keys that nobody knows, instead of the well-known ones.
     pub fresh_keys: bool,
+    /// Whether the states of old blocks are dropped, which a chain of very many blocks needs.
+    pub forgets: bool,
     /// What the contracts do where the real ones are unknown. Ignored by a network that was kept.
     pub contracts: ContractSettings,
 }
@@ -147,6 +149,7 @@ impl Devnet {
         let folder = Folder::open(options.state.as_deref())?;
         let kept = folder.load()?;
         let chain = Anvil::start(&AnvilOptions {
+            forgets: options.forgets,
             program: &program,
             port: options.port,
             block_time: options.block_time,

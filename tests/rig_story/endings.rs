@@ -50,29 +50,29 @@ async fn a_drain_lets_begun_work_finish_and_what_a_short_one_leaves_is_taken_up_
 async fn a_restarted_provider_finds_its_containers_running() {
     let market = Market::open().await;
     let terms = Terms { delivery: Delivery::First, lockup_wei: 0 };
-    let source = source(&market, official(&market).await, terms).await;
-    let mut rig = serving(&market, &works("sources = \"any\""), 1).await;
-    let before = jail(&rig).expect("the source runs");
-    let first = tally(&market, &rig, source).await;
+    let handler = source(&market, official(&market).await, terms).await;
+    let light = market.source(Delivery::First).await;
+    let mut rig = serving(&market, &works("sources = \"any\""), 2).await;
+    let before = [handler, light].map(|source| jail(&rig, source).expect("the source runs"));
+    let first = tally(&market, &rig, handler).await;
 
-    let slow = input(&market, "slow", json!({ "seconds": 6, "tag": "in flight" })).await;
-    let in_flight = task(&market, source, slow, COIN, 120).await;
-    rig.wait_task(in_flight, &["running"], SOON).expect("it runs");
-    let dispatched = Instant::now();
+    let in_flight = market.task_within(light, "echo", json!({ "seconds": 6 }), 120).await;
+    rig.wait_task(in_flight.task, &["running"], SOON).expect("it runs");
     rig.kill_provider().expect("the provider is killed");
     rig.start_provider().expect("the provider starts");
-    market.reaches(in_flight, 5).await;
-    let took = dispatched.elapsed();
-    assert!(took < Duration::from_secs(11), "the callback of the first run is taken, not that of a second: {took:?}");
-    assert_eq!(market.payload(in_flight).await, json!({ "seconds": 6.0, "tag": "in flight" }));
+    market.settle(&[in_flight]).await;
+    // The new provider asks for a second run, whose callback changes nothing.
+    let payload = market.payload(in_flight.task).await;
+    assert_eq!(payload["posts"], 1, "the callback of the run before the kill is what is answered: {payload}");
+    assert_eq!(market.responses(in_flight.task).await.len(), 1, "exactly one response");
 
-    assert_eq!(jail(&rig), Some(before), "the container was not started again");
-    let second = tally(&market, &rig, source).await;
-    let (calls, uptime) = (&first["calls"], |said: &Value| said["uptime_seconds"].as_f64().expect("seconds"));
-    assert_eq!((calls, &second["calls"]), (&json!(1), &json!(2)), "the same process counts on");
+    rig.wait_serving(2, UP).expect("it serves again");
+    let after = [handler, light].map(|source| jail(&rig, source).expect("the source runs"));
+    assert_eq!(after, before, "no container was started again");
+    let second = tally(&market, &rig, handler).await;
+    let uptime = |said: &Value| said["uptime_seconds"].as_f64().expect("seconds");
+    assert_eq!((&first["calls"], &second["calls"]), (&json!(1), &json!(2)), "the same process counts on");
     assert!(uptime(&second) > uptime(&first), "the same process grows older");
-    // A second callback, of the run that the new provider asked for, changes nothing.
-    assert_eq!(market.responses(in_flight).await.len(), 1, "exactly one response");
     eventually("no nonce is stuck", || async {
         let (mined, all) = market.node.counts(rig.address()).await;
         (mined == all).then_some(())
@@ -85,18 +85,18 @@ async fn a_container_that_dies_is_started_again_and_its_task_rerun() {
     let market = Market::open().await;
     let source = market.source(Delivery::First).await;
     let rig = serving(&market, &works("sources = \"any\""), 1).await;
-    let before = jail(&rig).expect("the source runs");
+    let before = jail(&rig, source).expect("the source runs");
     let under_it = market.task_within(source, "echo", json!({ "seconds": 3 }), 120).await;
     rig.wait_task(under_it.task, &["running"], SOON).expect("it runs");
     let service = family([before.pid]).into_iter().find(|pid| *pid != before.pid).expect("the jail has a service");
     kill(Pid::from_raw(service), Signal::SIGKILL).expect("the service is killed");
 
-    let went_down = rig.wait_status("the source is down", SOON, |_| rig.log().contains("the container ended"));
-    went_down.or_else(|_| rig.wait_serving(1, UP)).expect("the rig notices");
+    let is_told = |_: &Value| rig.log().contains("the container ended (Signal(9))");
+    rig.wait_status("words about the end", SOON, is_told).expect("the rig says how the container ended");
     market.settle(&[under_it]).await;
     assert_eq!(market.responses(under_it.task).await.len(), 1, "its task is answered, once");
     assert_eq!(market.payload(under_it.task).await["posts"], 1, "a new process was asked once");
-    let after = jail(&rig).expect("the source runs again");
+    let after = jail(&rig, source).expect("the source runs again");
     assert_ne!(after.pid, before.pid, "in a new jail");
     rig.wait_serving(1, UP).expect("and is served");
     let next = market.task(source, "echo", json!({})).await;
@@ -110,17 +110,22 @@ async fn nothing_is_left_behind() {
     let mut rig = serving(&market, &works("sources = \"any\""), 1).await;
     let done = market.task(source, "echo", json!({})).await;
     market.settle(&[done]).await;
-    let jail = jail(&rig).expect("the source runs");
-    let netns = fs::read_link(format!("/proc/{}/ns/net", jail.pid)).expect("the jail has a network");
-    let netns = netns.to_str().expect("text").to_owned();
+    let jail = jail(&rig, source).expect("the source runs");
+    let netns = format!("/proc/{}/ns/net", jail.pid);
+    // Held open, because the kernel gives the name of a network that is gone to the next one.
+    let _kept = fs::File::open(&netns).expect("the jail has a network");
+    let netns = fs::read_link(netns).expect("the network has a name").to_str().expect("text").to_owned();
+    let me = i32::try_from(std::process::id()).expect("a process id");
     let ours = family(rig.pids().into_iter().map(|pid| i32::try_from(pid).expect("a process id")));
     assert!(ours.contains(&jail.pid), "the jail descends from the runner");
-    assert!(holders(&netns).iter().all(|pid| ours.contains(pid)), "only the rig holds the jail's network");
+    assert!(holders(&netns).iter().any(|pid| ours.contains(pid)), "the rig holds the jail's network");
 
     assert!(rig.stop().expect("the rig is told to stop"), "signer, runner and provider end well");
-    let left: Vec<i32> = ours.into_iter().filter(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true)).collect();
-    assert_eq!(left, Vec::<i32>::new(), "no process is left");
-    assert_eq!(holders(&netns), Vec::<i32>::new(), "nothing holds the jail's network");
+    // The kernel ends the runner's spawner with the runner, which is just after it.
+    eventually("the end of every process", || async { ours.iter().all(|pid| !is_alive(*pid)).then_some(()) }).await;
+    // A child that a neighbouring test makes has our descriptors until it executes.
+    eventually("nobody but this test holds the jail's network", || async { (holders(&netns) == [me]).then_some(()) })
+        .await;
     let folder = rig.dir().to_str().expect("text");
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts of this machine");
     assert!(!mounts.contains(folder) && !mounts.contains(&netns), "no mount is left: {mounts}");
@@ -133,6 +138,10 @@ async fn tally(market: &Market, rig: &Rig, source: Address) -> Value {
     let asked = task(market, source, input(market, "tally", json!({})).await, COIN, 60).await;
     rig.wait_task(asked, &["settled"], SOON).expect("the handler tells");
     market.payload(asked).await
+}
+
+fn is_alive(pid: i32) -> bool {
+    fs::exists(format!("/proc/{pid}")).expect("/proc answers")
 }
 
 /// Processes that live in a network namespace or hold it open.

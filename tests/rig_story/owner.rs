@@ -24,7 +24,7 @@ async fn a_source_that_asks_for_stake_is_registered_after_rig_stake() {
     wait_source(&rig, source, "registering", &says("0.000000000000000000"));
     let (_, why) = words_of(&asked(&rig, &["status"]), source);
     assert_eq!(why, says("0.000000000000000000"), "`rig status` says what is missing");
-    assert!(jail(&rig).is_some(), "the source is prepared already");
+    assert!(jail(&rig, source).is_some(), "the source is prepared already");
     assert!(!is_registered(&market, source, &rig).await, "nothing is promised without the stake");
 
     let me = rig.address().to_string();
@@ -51,13 +51,6 @@ async fn the_owner_registers_the_rig_to_a_source_that_it_does_not_list() {
     rig.wait_serving(1, UP).expect("the owner's registration is an order");
     works_for_pay(&market, source).await;
     assert!(!is_registered(&market, other, &rig).await, "nobody asked for the other source");
-
-    // === remove_container_takes_a_source_down, and registering again brings it back ===
-
-    let call = Terminal::removeContainerCall { provider: rig.address(), source };
-    market.send(Role::Master, market.devnet.ready.contracts.terminal, &call, U256::ZERO).await;
-    wait_source(&rig, source, "refused", "its owner took it down (RemoveContainer)");
-    assert_eq!(jail(&rig), None, "nothing of it runs");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +63,7 @@ async fn remove_container_takes_a_source_down_until_the_rig_is_registered_again(
         let call = Terminal::removeContainerCall { provider: rig.address(), source };
         market.send(Role::Master, market.devnet.ready.contracts.terminal, &call, U256::ZERO).await;
         wait_source(&rig, source, "refused", "its owner took it down (RemoveContainer)");
-        assert_eq!(jail(&rig), None, "round {round}: nothing of it runs");
+        assert_eq!(jail(&rig, source), None, "round {round}: nothing of it runs");
 
         let call = Nexus::unregisterCall { source, provider: rig.address() };
         market.send(Role::Master, market.devnet.ready.contracts.nexus, &call, U256::ZERO).await;

@@ -94,7 +94,8 @@ impl Market {
     /// Sends a call and waits for its receipt. Panics if it reverts.
     pub async fn send(&self, from: Role, to: Address, call: &impl SolCall, value: U256) -> TransactionReceipt {
         let data = alloy_primitives::Bytes::from(call.abi_encode());
-        let tx = json!([{ "from": self.address(from), "to": to, "data": data, "value": value, "gas": U256::from(GAS_MAX) }]);
+        let tx =
+            json!([{ "from": self.address(from), "to": to, "data": data, "value": value, "gas": U256::from(GAS_MAX) }]);
         let hash = self.node.ask("eth_sendTransaction", tx).await;
         let hash: B256 = serde_json::from_value(hash).expect("a hash");
         let receipt = eventually("a receipt", || async {
@@ -157,14 +158,24 @@ impl Market {
         self.task_of(source, self.pin(config).await, seconds).await
     }
 
+    /// Publishes a task as somebody who may act for the client.
+    pub async fn task_by(&self, from: Role, source: Address, function: &str, data: Value) -> Published {
+        let config = json!({ "function_name": function, "data": data }).to_string();
+        self.publish(from, source, self.pin(config).await, 60).await
+    }
+
     /// Publishes a task whose input stands behind `config`.
     pub async fn task_of(&self, source: Address, config: String, seconds: u64) -> Published {
+        self.publish(Role::Client, source, config, seconds).await
+    }
+
+    async fn publish(&self, from: Role, source: Address, config: String, seconds: u64) -> Published {
         let payment_wei = PAYMENT_WEI + self.published.fetch_add(1, Ordering::Relaxed);
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
         let params =
             TaskParams { source, config, expiryTime: U256::from(now_s + seconds), payment: U256::from(payment_wei) };
         let call = Controller::publishTaskCall { _taskParams: params };
-        let receipt = self.send(Role::Client, self.devnet.ready.contracts.controller, &call, U256::ZERO).await;
+        let receipt = self.send(from, self.devnet.ready.contracts.controller, &call, U256::ZERO).await;
         Published { task: event::<Nexus::TaskPublished>(&receipt).task, payment_wei }
     }
 
@@ -239,7 +250,15 @@ impl Market {
 
     /// The end of every scenario: a further task goes through, the rig's account has no stuck nonce, and since the owner
     /// had `before_wei`, the balance rose by exactly what `tasks` and that further one pay.
+    /// Nothing that the rig sent was refused by the contracts.
     pub async fn ends_well(&self, rig: &Rig, source: Address, tasks: &[Published], before_wei: U256) {
+        self.ends_paid(rig, source, tasks, before_wei).await;
+        let wasted = self.node.reverted_of(rig.address()).await;
+        assert!(wasted.is_empty(), "nothing was sent that the contracts refused: {wasted:?}");
+    }
+
+    /// [`Market::ends_well`] where a transaction may have been overtaken by what the chain became.
+    pub async fn ends_paid(&self, rig: &Rig, source: Address, tasks: &[Published], before_wei: U256) {
         let last = self.task(source, "echo", json!({})).await;
         let paid_wei = self.settle(tasks).await + self.settle(&[last]).await;
         assert_eq!(self.earned_wei().await - before_wei, paid_wei, "paid exactly once for each task");
@@ -250,6 +269,15 @@ impl Market {
             (mined == all).then_some(())
         })
         .await;
+    }
+
+    /// What a task's input document holds for the handler, by what the chain says of the task now.
+    pub async fn input(&self, task: Address) -> Value {
+        let task = Task::new(task, self.node.provider.clone());
+        let config = task.taskParams().call().await.expect("the task answers").config;
+        let bytes = self.content.fetch(&config, 1 << 24).await.expect("the input is there");
+        let document: Value = serde_json::from_slice(&bytes).expect("the input is JSON");
+        document["data"].clone()
     }
 
     fn terms(&self, metadata: String, delivery: Delivery) -> SourceParams {

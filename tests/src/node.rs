@@ -79,15 +79,43 @@ impl Node {
 
     /// Replaces the newest `depth` blocks by others; what was in them comes back in the last of them.
     pub async fn reorg_shuffled(&self, depth: u64) {
+        let back = self.transactions_of_last(depth).await.into_iter();
+        let back: Vec<Value> =
+            back.map(|tx| json!([hex::encode_prefixed(tx.inner.encoded_2718()), depth - 1])).collect();
+        self.ask("anvil_reorg", json!([depth, back])).await;
+    }
+
+    /// Replaces the newest `depth` blocks by others, which hold what these accounts sent in the opposite order; what
+    /// others sent is gone.
+    pub async fn reorg_reversed(&self, depth: u64, of: &[Address]) {
+        let mut back = self.transactions_of_last(depth).await;
+        back.retain(|tx| of.contains(&tx.from()));
+        let back = back.iter().rev().zip(0_u64..);
+        let back: Vec<Value> =
+            back.map(|(tx, at)| json!([hex::encode_prefixed(tx.inner.encoded_2718()), at])).collect();
+        self.ask("anvil_reorg", json!([depth, back])).await;
+    }
+
+    /// The transactions of an account that were mined and failed.
+    pub async fn reverted_of(&self, from: Address) -> Vec<B256> {
+        let mut failed = Vec::new();
+        for number in 1..=self.head().await {
+            let receipts = self.provider.get_block_receipts(number.into()).await.expect("anvil answers");
+            let receipts = receipts.into_iter().flatten().filter(|receipt| receipt.from == from && !receipt.status());
+            failed.extend(receipts.map(|receipt| receipt.transaction_hash));
+        }
+        failed
+    }
+
+    async fn transactions_of_last(&self, blocks: u64) -> Vec<alloy::rpc::types::Transaction> {
         let head = self.head().await;
-        let mut back: Vec<Value> = Vec::new();
-        for number in head.saturating_sub(depth) + 1..=head {
+        let mut all = Vec::new();
+        for number in head.saturating_sub(blocks) + 1..=head {
             let block = self.provider.get_block_by_number(number.into()).full().await.expect("anvil answers");
             let block = block.expect("a block below the head is there");
-            let txs = block.transactions.into_transactions();
-            back.extend(txs.map(|tx| json!([hex::encode_prefixed(tx.inner.encoded_2718()), depth - 1])));
+            all.extend(block.transactions.into_transactions());
         }
-        self.ask("anvil_reorg", json!([depth, back])).await;
+        all
     }
 
     /// What waits, by nonce.

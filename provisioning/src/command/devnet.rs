@@ -98,6 +98,7 @@ impl Up {
             state: self.state,
             anvil: self.anvil,
             fresh_keys: self.fresh_keys,
+            forgets: false,
             contracts: ContractSettings {
                 unbonding_period_s: self.unbonding_period,
                 has_default_agent: self.default_agent,

@@ -101,6 +101,8 @@ pub enum AnvilError {
 
 /// How to start it.
 pub(super) struct AnvilOptions<'a> {
+    /// Whether the states of old blocks are dropped.
+    pub(super) forgets: bool,
     /// The program.
     pub(super) program: &'a Path,
     /// 0: any.
@@ -211,6 +213,12 @@ fn arguments(options: &AnvilOptions<'_>, accounts: &Path) -> Vec<OsString> {
     arguments.extend(["--balance".into(), BALANCE_COINS.to_string().into()]);
     arguments.extend(["--gas-limit".into(), BLOCK_GAS.to_string().into()]);
     arguments.extend(["--config-out".into(), accounts.into()]);
+    // The real chain is of another lineage and has none of the system contracts that later forks bring; on anvil they
+    // make each block dearer than the one before it.
+    arguments.extend(["--hardfork".into(), "paris".into()]);
+    if options.forgets {
+        arguments.push("--prune-history".into());
+    }
     if options.fresh_keys {
         arguments.push("--mnemonic-random".into());
     } else {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use alloy::network::TransactionBuilder;
 use alloy::primitives::{Address, B256, U256};
 use alloy::providers::ext::AnvilApi;
 use alloy::providers::{Provider, RootProvider};
@@ -27,10 +28,10 @@ const BLOCKS: u64 = 100_000;
 const TASKS: u64 = 10_000;
 
 /// Calls in one batch while that chain is made.
-const BATCH: usize = 100;
+const BATCH: u64 = 100;
 
 pub(crate) async fn measure() -> Result<Vec<Figure>> {
-    let devnet = Devnet::up(DevnetOptions::default()).await?;
+    let devnet = Devnet::up(DevnetOptions { forgets: true, ..DevnetOptions::default() }).await?;
     let ready = &devnet.ready;
     let chain = RootProvider::new_http(ready.rpc.clone());
     chain.anvil_auto_impersonate_account(true).await?;
@@ -100,13 +101,15 @@ async fn scan(rpc: &Rpc) -> Result<(f64, Vec<TaskId>)> {
 /// Publishes [`TASKS`] tasks, with empty blocks between them up to [`BLOCKS`].
 async fn fill(ready: &Ready, chain: &RootProvider, source: Address) -> Result<()> {
     let client = ready.account(Role::Client).context("a client")?.address;
-    let call = publish_call(source, "http://127.0.0.1:1/ipfs/none")?;
+    let call = publish_call(source, "http://127.0.0.1:1/ipfs/none", 1)?;
     let gap = BLOCKS / TASKS - 1;
-    for _ in 0..TASKS as usize / BATCH {
+    let mut nonce = chain.get_transaction_count(client).await?;
+    for _ in 0..TASKS / BATCH {
         let mut batch = BatchRequest::new(chain.client());
         let mut sent = Vec::new();
         for _ in 0..BATCH {
-            let task = request(client, ready.contracts.controller, call.clone(), 0);
+            let task = request(client, ready.contracts.controller, call.clone(), 0).with_nonce(nonce);
+            nonce += 1;
             sent.push(batch.add_call::<_, B256>("eth_sendTransaction", &(task,))?);
             drop(batch.add_call::<_, Value>("anvil_mine", &(U256::from(gap),))?);
         }

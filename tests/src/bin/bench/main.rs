@@ -62,16 +62,24 @@ fn main() -> ExitCode {
 }
 
 async fn work() -> Result<Vec<Figure>> {
+    say("folding facts, and making them durable");
     let mut figures = facts::fold()?;
     figures.extend(facts::append()?);
     for (block_time, bound) in [
         (None, "the 2 cores that chain, rig and handler share; a block per transaction"),
         (Some(1), "block time: two blocks of 1 s, attempt and response"),
     ] {
+        say("a rig, 21 tasks alone and 64 in waves of eight");
         figures.extend(overhead::measure(block_time, bound).await?);
     }
+    say("a chain of 100,000 blocks with 10,000 tasks");
     figures.extend(catch_up::measure().await?);
     Ok(figures)
+}
+
+/// Progress, on standard error.
+fn say(what: &str) {
+    eprintln!("bench: {what}");
 }
 
 // === The table ===

@@ -16,6 +16,9 @@ use serde_json::json;
 /// One coin, in wei.
 const COIN: u64 = 1_000_000_000_000_000_000;
 
+/// What a task pays, in wei: several times its gas, or the rig would refuse it.
+const PAYMENT_WEI: u64 = COIN / 50;
+
 pub(crate) fn request(from: Address, to: Address, data: Vec<u8>, value_wei: u64) -> TransactionRequest {
     TransactionRequest::default()
         .with_from(from)
@@ -26,8 +29,14 @@ pub(crate) fn request(from: Address, to: Address, data: Vec<u8>, value_wei: u64)
 }
 
 async fn send(chain: &RootProvider, request: TransactionRequest) -> Result<TransactionReceipt> {
-    let receipt = chain.send_transaction(request).await?.with_required_confirmations(1);
-    let receipt = receipt.get_receipt().await?;
+    // Tasks are published side by side; each takes the next nonce, and only then the next may ask.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let turn = TURN.lock().await;
+    let from = request.from.context("every request of a bench has a sender")?;
+    let nonce = chain.get_transaction_count(from).pending().await?;
+    let pending = chain.send_transaction(request.with_nonce(nonce)).await?;
+    drop(turn);
+    let receipt = pending.with_required_confirmations(1).get_receipt().await?;
     ensure!(receipt.status(), "transaction {} reverted", receipt.transaction_hash);
     Ok(receipt)
 }
@@ -65,13 +74,13 @@ pub(crate) async fn publish_source(
     Ok(found.context("the receipt names the source")?.source)
 }
 
-pub(crate) fn publish_call(source: Address, config: &str) -> Result<Vec<u8>> {
+pub(crate) fn publish_call(source: Address, config: &str, payment_wei: u64) -> Result<Vec<u8>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let params = TaskParams {
         source,
         config: config.to_owned(),
         expiryTime: U256::from(now + 86_400 * 300),
-        payment: U256::from(COIN / 1_000_000),
+        payment: U256::from(payment_wei),
     };
     Ok(Controller::publishTaskCall { _taskParams: params }.abi_encode())
 }
@@ -83,7 +92,8 @@ pub(crate) async fn publish_task(
     config: &str,
 ) -> Result<Address> {
     let client = ready.account(Role::Client).context("a client")?.address;
-    let receipt = send(chain, request(client, ready.contracts.controller, publish_call(source, config)?, 0)).await?;
+    let receipt =
+        send(chain, request(client, ready.contracts.controller, publish_call(source, config, PAYMENT_WEI)?, 0)).await?;
     let found = receipt.logs().iter().find_map(|log| Nexus::TaskPublished::decode_log(&log.inner).ok());
     Ok(found.context("the receipt names the task")?.task)
 }
