@@ -222,6 +222,7 @@ impl<P: Perform> Provider<P> {
                 is_missing || job.reading != **reading
             }),
             News::SourceListed { source } => self.book.sources().get(source).is_some_and(|served| served.is_removed),
+            News::SourceRemoved { source } => self.book.sources().get(source).is_some_and(|served| !served.is_removed),
             _ => true,
         }
     }

@@ -1,7 +1,7 @@
 //! `kill -9` of the provider after every kind of fact.
 
 use alloy_primitives::U256;
-use chain::abi::Terminal;
+use chain::abi::{Nexus, Terminal};
 use provisioning::devnet::Role;
 use serde_json::json;
 use testbed::gateway::{Gateway, Mood};
@@ -115,5 +115,16 @@ async fn killed_after_a_fall_a_container_s_end_or_a_drain_it_goes_on() {
     await_fact(&rig, from, "source-stopped", 1);
     kill(&mut rig);
     rig.wait_serving(1, UP).expect("the rig serves the other");
+
+    // Listed by the owner once more.
+    let from = newest_fact(&rig);
+    let nexus = market.devnet.ready.contracts.nexus;
+    let off = Nexus::unregisterCall { source, provider: rig.address() };
+    market.send(Role::Master, nexus, &off, U256::ZERO).await;
+    let on = Nexus::registerCall { source, provider: rig.address(), preferredEnvironment: 1 };
+    market.send(Role::Master, nexus, &on, U256::ZERO).await;
+    await_fact(&rig, from, "source-listed", 1);
+    kill(&mut rig);
+    rig.wait_serving(2, UP).expect("the rig serves both again");
     market.ends_well(&rig, other, &[fell, slow], before_wei).await;
 }

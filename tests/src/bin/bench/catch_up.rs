@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use alloy::network::TransactionBuilder;
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{Address, B256};
 use alloy::providers::ext::AnvilApi;
 use alloy::providers::{Provider, RootProvider};
 use alloy::rpc::client::BatchRequest;
@@ -14,7 +14,6 @@ use chain::content::{Content, Gateways};
 use chain::rpc::Rpc;
 use chain::watch::{Event, Watch, WatchLimits};
 use provisioning::devnet::{Devnet, DevnetOptions, Ready, Role};
-use serde_json::Value;
 use work::{Book, Fact, News, ProviderId, TaskId};
 
 use crate::Figure;
@@ -27,8 +26,8 @@ const BLOCKS: u64 = 100_000;
 /// Tasks in them.
 const TASKS: u64 = 10_000;
 
-/// Calls in one batch while that chain is made.
-const BATCH: u64 = 100;
+/// Tasks in one block.
+const BATCH: u64 = 10;
 
 pub(crate) async fn measure() -> Result<Vec<Figure>> {
     let devnet = Devnet::up(DevnetOptions { forgets: true, ..DevnetOptions::default() }).await?;
@@ -98,11 +97,13 @@ async fn scan(rpc: &Rpc) -> Result<(f64, Vec<TaskId>)> {
     }
 }
 
-/// Publishes [`TASKS`] tasks, with empty blocks between them up to [`BLOCKS`].
+/// Mines empty blocks up to [`BLOCKS`], the last of them with [`TASKS`] tasks, a [`BATCH`] in each. They come last because
+/// anvil keeps the whole state for each block, and each task is a contract.
 async fn fill(ready: &Ready, chain: &RootProvider, source: Address) -> Result<()> {
     let client = ready.account(Role::Client).context("a client")?.address;
     let call = publish_call(source, "http://127.0.0.1:1/ipfs/none", 1)?;
-    let gap = BLOCKS / TASKS - 1;
+    chain.anvil_mine(Some(BLOCKS - TASKS / BATCH), None).await?;
+    chain.anvil_set_auto_mine(false).await?;
     let mut nonce = chain.get_transaction_count(client).await?;
     for _ in 0..TASKS / BATCH {
         let mut batch = BatchRequest::new(chain.client());
@@ -111,10 +112,10 @@ async fn fill(ready: &Ready, chain: &RootProvider, source: Address) -> Result<()
             let task = request(client, ready.contracts.controller, call.clone(), 0).with_nonce(nonce);
             nonce += 1;
             sent.push(batch.add_call::<_, B256>("eth_sendTransaction", &(task,))?);
-            drop(batch.add_call::<_, Value>("anvil_mine", &(U256::from(gap),))?);
         }
         batch.send().await?;
         futures::future::try_join_all(sent).await?;
+        chain.evm_mine(None).await?;
     }
     let head = chain.get_block_number().await?;
     ensure!(head >= BLOCKS, "the chain has {head} blocks");

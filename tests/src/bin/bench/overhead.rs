@@ -42,6 +42,8 @@ impl Scene {
         let ready = devnet.ready.clone();
         let chain = RootProvider::new_http(ready.rpc.clone());
         chain.anvil_auto_impersonate_account(true).await?;
+        // The clock starts when the receipt is seen; alloy would look for it four times a second.
+        chain.client().set_poll_interval(Duration::from_millis(5));
         let registry = Registry::start().await?;
         let image = registry.push_handler().await?.reference;
         let mut gateways = Gateways::new(ready.ipfs_publish.clone());
