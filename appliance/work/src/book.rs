@@ -87,7 +87,7 @@ use crate::policy::{Load, Rig};
 use crate::source::Served;
 use crate::step::{Step, StepKey, Trouble};
 
-/// Closed tasks that the book remembers, newest first out of the ledger. Older ones stay in the ledger's archive.
+/// Closed tasks that the book remembers; of more, the oldest are forgotten. What was paid for them stands on chain.
 pub const CLOSED_KEPT: usize = 20_000;
 
 /// Sources that the book remembers, served or refused.
