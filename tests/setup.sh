@@ -164,7 +164,7 @@ pack_image() {
 
 build_image() {
     local made_from
-    made_from=$(hash_of "$tests/source/handler.py" "$tests/source/requirements.txt" "${BASH_SOURCE[0]}")
+    made_from=$(hash_of "$tests/source/handler.py" "$tests/source/requirements.txt" "$tests/setup.sh")
     if fresh source-image "$made_from" && [ -f "$image/index.json" ]; then return 0; fi
     say "building the source image"
     work=$(mktemp -d "$target/setup/image.XXXXXX")
