@@ -14,6 +14,7 @@ use chain::abi::{Controller, Nexus, Response, Source, SourceParams, Task, TaskPa
 use chain::content::{Content, Gateways};
 use provisioning::devnet::{Devnet, DevnetOptions, Role};
 use serde_json::{Value, json};
+use work::policy::{ATTEMPT_GAS, RESPOND_GAS};
 
 use crate::node::{Node, eventually};
 use crate::registry::Registry;
@@ -255,6 +256,13 @@ impl Market {
         self.ends_paid(rig, source, tasks, before_wei).await;
         let wasted = self.node.reverted_of(rig.address()).await;
         assert!(wasted.is_empty(), "nothing was sent that the contracts refused: {wasted:?}");
+        let attempt = self.node.most_gas_of(rig.address(), Nexus::Attempted::SIGNATURE_HASH).await;
+        assert!(attempt <= ATTEMPT_GAS, "an attempt used {attempt} gas, the policy keeps {ATTEMPT_GAS}");
+        let response = self.node.most_gas_of(rig.address(), Nexus::ResponseSubmitted::SIGNATURE_HASH).await;
+        assert!(
+            (1..=RESPOND_GAS).contains(&response),
+            "a response used {response} gas, the policy keeps {RESPOND_GAS}"
+        );
     }
 
     /// [`Market::ends_well`] where a transaction may have been overtaken by what the chain became.

@@ -107,6 +107,18 @@ impl Node {
         failed
     }
 
+    /// The most gas that one transaction of an account used that left a log of this kind.
+    pub async fn most_gas_of(&self, from: Address, kind: B256) -> u64 {
+        let mut most = 0;
+        for number in 1..=self.head().await {
+            let receipts = self.provider.get_block_receipts(number.into()).await.expect("anvil answers");
+            let own = receipts.into_iter().flatten().filter(|receipt| receipt.from == from);
+            let of_kind = own.filter(|receipt| receipt.logs().iter().any(|log| log.topic0() == Some(&kind)));
+            most = of_kind.map(|receipt| receipt.gas_used).fold(most, u64::max);
+        }
+        most
+    }
+
     async fn transactions_of_last(&self, blocks: u64) -> Vec<alloy::rpc::types::Transaction> {
         let head = self.head().await;
         let mut all = Vec::new();

@@ -175,8 +175,8 @@ fn each_refusal_for_now_says_its_numbers_and_when_to_look_again() {
         (
             30,
             check(
-                |c| c.look.gas_wei = Wei::from(1_849_999_999_999_999_u64),
-                "the account holds 0.001849999999999999 and finishing needs 0.001850000000000000: \
+                |c| c.look.gas_wei = Wei::from(1_949_999_999_999_999_u64),
+                "the account holds 0.001949999999999999 and finishing needs 0.001950000000000000: \
                  send gas to the rig's address",
             ),
         ),
@@ -184,7 +184,7 @@ fn each_refusal_for_now_says_its_numbers_and_when_to_look_again() {
             30,
             check(
                 |c| c.rig.min_profit_wei = cents(40),
-                "after 0.001850000000000000 for gas, 0.400000000000000000 of the payment would not leave the \
+                "after 0.001950000000000000 for gas, 0.400000000000000000 of the payment would not leave the \
                  wanted profit",
             ),
         ),
@@ -243,7 +243,7 @@ fn no_ask_is_above_what_the_client_put_up() {
 fn asking_for_nothing_never_pays_for_the_gas() {
     check(
         |c| c.rig.ask_percent = 0,
-        "after 0.001850000000000000 for gas, 0.000000000000000000 of the payment would not leave the wanted profit",
+        "after 0.001950000000000000 for gas, 0.000000000000000000 of the payment would not leave the wanted profit",
     );
 }
 
