@@ -4,7 +4,8 @@
 # It installs Debian packages (the only step that needs root or sudo), and puts under target/:
 #   devnet/node_modules      anvil, solc and OpenZeppelin, as provisioning/devnet/package-lock.json pins them
 #   sdk-venv/                the published OpenGPU SDK, as sdk/requirements.txt pins it
-#   source-image/            an OCI layout, tag handler:1, in which the published service framework serves source/handler.py
+#   source-image/            an OCI layout, tags handler:1 and store:1, in which the published service framework serves source/handler.py
+#   guest/                   a kernel and disks for QEMU: the machine with cgroup v2 in which tests/guest.sh runs tests
 #   setup/                   one stamp per finished step: the hash of what the step was made from
 #
 # A step whose stamp matches is skipped, so editing a pinned file redoes just that step. Nothing here starts a server.
@@ -17,14 +18,25 @@ stamps=$target/setup
 devnet=$target/devnet
 venv=$target/sdk-venv
 image=$target/source-image
+guest=$target/guest
 
 # The Debian release inside the source image, and the time stamped on every file in it (2026-01-01 UTC).
 readonly SUITE=bookworm
 readonly EPOCH=1767225600
 readonly CREATED=2026-01-01T00:00:00Z
 readonly IMAGE_TAG=handler:1
+# The same layers with another program: the second service of a source.
+readonly STORE_TAG=store:1
 # Only what a Python handler needs, unpacked without running maintainer scripts.
 readonly IMAGE_PACKAGES=base-files,base-passwd,coreutils,dash,libc-bin,netbase,python3,python3-minimal
+# The guest's Debian is one release newer than this machine's: its kernel has Landlock ABI 6 and mounts an EROFS file,
+# and its C library runs what is built here.
+readonly GUEST_SUITE=trixie
+readonly GUEST_PACKAGES=base-files,base-passwd,bash,busybox-static,coreutils,dash,e2fsprogs,erofs-utils,findutils,grep,\
+hostname,iproute2,kmod,libc-bin,libgcc-s1,linux-image-cloud-amd64,mount,nftables,procps,sed,tar,util-linux
+# Room for what a test writes outside /var/rig, and the size of /var/rig: a sparse file, so it costs what is written.
+readonly GUEST_ROOT_SLACK_MIB=128
+readonly GUEST_SCRATCH=16G
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -55,6 +67,14 @@ missing_packages() {
     has umoci || echo umoci
     has mmdebstrap || echo mmdebstrap
     has ip || echo iproute2
+    has bwrap || echo bubblewrap
+    [ -x /bin/busybox ] || echo busybox-static
+    [ -x /usr/bin/crun ] || echo crun
+    [ -x /usr/sbin/runc ] || echo runc
+    [ -x /sbin/mke2fs ] || echo e2fsprogs
+    has mkfs.erofs || echo erofs-utils
+    [ -x /usr/sbin/nft ] || echo nftables
+    has qemu-system-x86_64 || echo qemu-system-x86
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 
@@ -160,11 +180,15 @@ pack_image() {
         --config.env PYTHONUNBUFFERED=1 --config.env PYTHONDONTWRITEBYTECODE=1 \
         --config.workingdir /srv --config.exposedports 5555 \
         --config.entrypoint /usr/bin/python3 --config.entrypoint /srv/handler.py
+    umoci tag --image "$work/layout:$IMAGE_TAG" "$STORE_TAG"
+    umoci config --image "$work/layout:$STORE_TAG" --created "$CREATED" --no-history \
+        --clear=config.entrypoint --clear=config.exposedports --config.exposedports 11434 \
+        --config.entrypoint /usr/bin/python3 --config.entrypoint /srv/store.py
 }
 
 build_image() {
     local made_from
-    made_from=$(hash_of "$tests/source/handler.py" "$tests/source/requirements.txt" "$tests/setup.sh")
+    made_from=$(hash_of "$tests/source/handler.py" "$tests/source/store.py" "$tests/source/requirements.txt" "$tests/setup.sh")
     if fresh source-image "$made_from" && [ -f "$image/index.json" ]; then return 0; fi
     say "building the source image"
     work=$(mktemp -d "$target/setup/image.XXXXXX")
@@ -175,6 +199,7 @@ build_image() {
     as_root cp -r "$work/packages" "$work/root/opt/packages"
     as_root chmod -R u=rwX,go=rX "$work/root/opt"
     as_root install -D -m 0644 "$tests/source/handler.py" "$work/root/srv/handler.py"
+    as_root install -D -m 0644 "$tests/source/store.py" "$work/root/srv/store.py"
     compile_python "$work/root" /usr/lib/python3.11 /opt/packages
     pack_image "$work/root"
     rm -rf "$image"
@@ -182,6 +207,51 @@ build_image() {
     as_root rm -rf "$work"
     trap - EXIT
     stamp source-image "$made_from"
+}
+
+# === the guest ===
+
+# make_guest_root DIR: a Debian with a kernel, without maintainer scripts, whose first process is guest/init.sh.
+make_guest_root() {
+    as_root mmdebstrap --quiet --variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+        --include="$GUEST_PACKAGES" "$GUEST_SUITE" "$1" "$(debian_mirror)" >&2
+    as_root rm -rf "$1"/usr/share/{doc,man,info,locale,lintian,bug,menu,zoneinfo} "$1"/var/{cache,lib,log}/* \
+        "$1"/etc/apt "$1"/dev/*
+    as_root cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"
+    as_root cp "$1/usr/share/base-passwd/group.master" "$1/etc/group"
+    as_root chroot "$1" /sbin/depmod "$(ls "$1/usr/lib/modules")"
+    as_root install -D -m 0755 "$tests/guest/init.sh" "$1/sbin/init"
+    as_root mkdir -p "$1/payload" "$1/var/rig"
+}
+
+# mke2fs as this user makes a disk for a guest; the root file system holds files that only root may read.
+make_guest_disks() {
+    local used
+    used=$(as_root du -sm "$work/root" | cut -f1)
+    as_root /sbin/mke2fs -q -t ext4 -O ^has_journal -m 0 -L root -d "$work/root" "$work/disks/root.ext4" \
+        "$((used + GUEST_ROOT_SLACK_MIB))M" >&2
+    as_root chown "$(id -u):$(id -g)" "$work/disks/root.ext4"
+    /sbin/mke2fs -q -t ext4 -m 0 -L scratch -E lazy_itable_init=1,lazy_journal_init=1 "$work/disks/scratch.ext4" \
+        "$GUEST_SCRATCH" >&2
+}
+
+build_guest() {
+    local made_from
+    made_from=$(hash_of "$tests/guest/init.sh" "$tests/setup.sh")
+    if fresh guest "$made_from" && [ -f "$guest/vmlinuz" ]; then return 0; fi
+    say "building the guest"
+    work=$(mktemp -d "$target/setup/guest.XXXXXX")
+    trap 'as_root rm -rf "$work"' EXIT
+    mkdir "$work/disks"
+    make_guest_root "$work/root"
+    as_root install -m 0644 -o "$(id -u)" -g "$(id -g)" "$work"/root/boot/vmlinuz-* "$work/disks/vmlinuz"
+    as_root rm -rf "$work/root/boot"
+    make_guest_disks
+    rm -rf "$guest"
+    mv "$work/disks" "$guest"
+    as_root rm -rf "$work"
+    trap - EXIT
+    stamp guest "$made_from"
 }
 
 mkdir -p "$stamps"
@@ -192,3 +262,4 @@ install_packages
 install_node_modules
 install_sdk
 build_image
+build_guest

@@ -1,322 +1,233 @@
 //! The compose file of a source: the subset that this rig runs, the rest refused by name.
 //!
-//! One service with one image. What is harmless is ignored with a note; what would open the box is refused with the
-//! path of the key. `${…}` offers `PORT`, `CALLBACK_URL`, `SOURCE_ADDRESS` and `PROVIDER_ADDRESS` and nothing else:
-//! on today's network any source can read the provider's key this way (protocol §3.4).
+//! Reading is pure: a text, what is offered for `${…}`, and what the owner allows go in, a [`Plan`] or a reason comes
+//! out. Invariants:
+//! - Every key is read, refused, or ignored with a note; none is passed over. `x-…` is for others.
+//! - What would open the box is refused, with the path of the key. An [`Exception`] runs a source *without* what it asks
+//!   for, never with it.
+//! - `${…}` offers `PORT`, `CALLBACK_URL`, `SOURCE_ADDRESS` and `PROVIDER_ADDRESS` and nothing else: on today's network
+//!   any source can read the provider's key this way (protocol §3.4).
+//! - Whatever the file holds, the time and memory that it takes are bounded, and so is the plan.
+//!
+//! Read first: [`plan`] (what comes out), then `document` (the tree), `node` (how values are read) and `service`.
 
+mod depends;
+mod document;
+mod error;
+mod exceptions;
+mod health;
 mod interpolate;
+mod mounts;
+mod names;
+mod node;
+pub mod plan;
+mod ports;
+mod refusals;
+mod resources;
+mod service;
+mod units;
+mod volumes;
 mod words;
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-use thiserror::Error;
-
+pub use self::error::ComposeError;
+pub use self::exceptions::{Exception, Exceptions};
 pub use self::interpolate::Offer;
+pub use self::plan::Plan;
+
+use self::document::Value;
+use self::names::{Alias, Names};
+use self::node::{Node, Reading};
+use self::plan::{Condition, Published};
+use self::refusals::NO_FILES;
+use self::service::Draft;
+use self::volumes::Shelf;
 
 /// The largest compose file that is read, in bytes.
 pub const COMPOSE_BYTES_MAX: u64 = 256 * 1024;
 
-/// How deep values may be nested. Source: real files need eight; each level costs the parser several KiB of stack.
-const DEPTH_MAX: usize = 24;
+/// The longest text of a plan, in bytes, after interpolation. Source: none; the longest real ones are shell scripts of a
+/// few hundred.
+pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 
-/// Values of one file, aliases expanded.
-const NODES_MAX: usize = 50_000;
+/// Services of one source. Source: real files have three; each is a jail with a network and a share of the rig's limits.
+pub const SERVICES_MAX: usize = 16;
 
-/// How much of a name that stands in the file is shown in a reason, in characters.
-const NAME_CHARS_MAX: usize = 80;
+/// Services that a file may describe, those of `profiles` included.
+const DESCRIBED_MAX: usize = 4 * SERVICES_MAX;
 
-/// How much of what the parser says is shown in a reason, in characters.
-const SYNTAX_CHARS_MAX: usize = 300;
+/// Ports of one source beside the main one.
+pub const PUBLISHED_MAX: usize = 32;
 
 /// The port on which the network's service framework listens inside its container; hard-coded there.
 pub const SERVICE_PORT: u16 = 5555;
 
-/// A compose file, understood.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// The service's name in the file.
-    pub service: String,
-    /// The image reference as written, after interpolation.
-    pub image: String,
-    /// Replaces the image's entry point.
-    pub entrypoint: Option<Vec<String>>,
-    /// Replaces the image's command.
-    pub command: Option<Vec<String>>,
-    /// Added to the image's environment.
-    pub environment: Vec<(String, String)>,
-    /// Replaces the image's working directory.
-    pub working_dir: Option<String>,
-    /// Replaces the image's user.
-    pub user: Option<String>,
-    /// Whether the root file system cannot be written.
-    pub read_only: bool,
-    /// Keys that were ignored, and why, in words for the owner.
-    pub notes: Vec<String>,
-}
+const KEYS: &[&str] =
+    &["services", "volumes", "networks", "name", "version", "configs", "secrets", "include", "models"];
 
-/// Why a compose file is not run.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum ComposeError {
-    /// Not YAML, or a value of the wrong kind.
-    #[error("the compose file does not parse: {why}")]
-    Syntax {
-        /// What the parser found, with the line.
-        why: String,
-    },
-    /// Not one service.
-    #[error("the compose file has {count} services, this rig runs exactly one")]
-    Services {
-        /// How many.
-        count: usize,
-    },
-    /// A service whose name is none.
-    #[error("`{name}` is no name for a service")]
-    BadName {
-        /// The name, cut.
-        name: String,
-    },
-    /// A key that is not run.
-    #[error("`{path}` is refused: {why}")]
-    Refused {
-        /// Where in the file.
-        path: String,
-        /// Why.
-        why: &'static str,
-    },
-    /// A key without which nothing runs.
-    #[error("`{path}` is missing")]
-    Missing {
-        /// Where in the file.
-        path: String,
-    },
-    /// `${NAME}` that is not offered.
-    #[error("`{path}` asks for ${{{name}}}, which this rig does not offer")]
-    NotOffered {
-        /// Where in the file.
-        path: String,
-        /// The name.
-        name: String,
-    },
-    /// `${…}` that does not parse.
-    #[error("`{path}` has a `${{` that does not end, or a name that is none")]
-    BadInterpolation {
-        /// Where in the file.
-        path: String,
-    },
-    /// A command line whose quote does not end.
-    #[error("`{path}` has a quote that does not end")]
-    OpenQuote {
-        /// Where in the file.
-        path: String,
-    },
-}
-
-/// Why a key that names another file is refused.
-const NO_FILES: &str = "there is no file beside the compose file";
-
-/// Keys of a service that would open the box, and what to say.
 const REFUSED: &[(&str, &str)] = &[
-    ("privileged", "a job gets no privileges"),
-    ("cap_add", "a job gets no capabilities"),
-    ("network_mode", "a job has its own network"),
-    ("pid", "a job has its own processes"),
-    ("ipc", "a job has its own memory"),
-    ("uts", "a job has its own host name"),
-    ("userns_mode", "a job has its own users"),
-    ("cgroup", "a job has its own limits"),
-    ("cgroup_parent", "a job has its own limits"),
-    ("devices", "a job gets devices by reservation only"),
-    ("device_cgroup_rules", "a job gets devices by reservation only"),
-    ("security_opt", "the jail is not weakened"),
-    ("runtime", "there is one jail"),
-    ("sysctls", "the kernel is not changed for a job"),
-    ("volumes", "volumes are not run yet by this release"),
-    ("volumes_from", "volumes are not run yet by this release"),
-    ("tmpfs", "own tmpfs mounts are not run yet by this release"),
-    ("depends_on", "one service has nothing to depend on"),
-    ("links", "one service has nothing to link to"),
+    ("include", NO_FILES),
     ("configs", "configs are not run"),
     ("secrets", "secrets are not run"),
-    ("env_file", NO_FILES),
-    ("extends", NO_FILES),
+    ("models", "only images are run"),
 ];
-
-/// Keys of a service that change nothing here, and what to note.
-const IGNORED: &[(&str, &str)] = &[
-    ("pull_policy", "the image is pinned to the digest that its tag had first"),
-    ("logging", "the rig keeps a bounded log"),
-    ("container_name", "the rig names its jails"),
-    ("build", "the image is used, nothing is built"),
-    ("restart", "the rig restarts a source with back-off"),
-    ("ports", "the rig reaches port 5555 inside the jail"),
-    ("expose", "the rig reaches port 5555 inside the jail"),
-    ("extra_hosts", "host.docker.internal is the callback, other names do not resolve"),
-    ("labels", "labels are not read"),
-    ("stop_grace_period", "the rig gives its own grace"),
-    ("healthcheck", "the rig asks the port"),
-    ("deploy", "this release serves sources without an accelerator"),
-    ("hostname", "the rig names its jails"),
-    ("platform", "the image's index decides"),
-    ("stdin_open", "there is no terminal"),
-    ("tty", "there is no terminal"),
-    ("init", "the rig's own first process reaps"),
-    ("networks", "the jail has its own network"),
-    ("shm_size", "/dev/shm has the rig's size"),
-    ("ulimits", "the rig's limits hold"),
-    ("mem_limit", "the rig's limits hold"),
-    ("cpus", "the rig's limits hold"),
-    ("cap_drop", "a job has no capabilities anyway"),
-];
-
-#[derive(Deserialize)]
-struct Document {
-    services: BTreeMap<String, Service>,
-    include: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Service {
-    image: Option<String>,
-    entrypoint: Option<Words>,
-    command: Option<Words>,
-    environment: Option<Environment>,
-    working_dir: Option<String>,
-    user: Option<Scalar>,
-    #[serde(default)]
-    read_only: bool,
-    #[serde(flatten)]
-    rest: BTreeMap<String, serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Words {
-    Line(String),
-    List(Vec<String>),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Environment {
-    List(Vec<String>),
-    Map(BTreeMap<String, Option<Scalar>>),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Text(String),
-    Flag(bool),
-    Whole(i64),
-    Real(f64),
-}
-
-// === impl Scalar ===
-
-impl Scalar {
-    fn into_text(self) -> String {
-        match self {
-            Scalar::Text(text) => text,
-            Scalar::Flag(flag) => flag.to_string(),
-            Scalar::Whole(number) => number.to_string(),
-            Scalar::Real(number) => number.to_string(),
-        }
-    }
-}
 
 // === impl Plan ===
 
 impl Plan {
-    /// Understands a compose file, with what the rig offers for `${…}`.
-    /// Errors: the first key that is not run, by name.
-    pub fn parse(text: &str, offer: &Offer) -> Result<Plan, ComposeError> {
-        let bounds = serde_saphyr::options! {
-            budget: serde_saphyr::budget! { max_depth: DEPTH_MAX, max_nodes: NODES_MAX },
-        };
-        let document: Document = serde_saphyr::from_str_with_options(text, bounds)
-            .map_err(|error| ComposeError::Syntax { why: first_words(&error) })?;
-        if document.include.is_some() {
-            return Err(ComposeError::Refused { path: "include".to_owned(), why: NO_FILES });
+    /// Understands a compose file, with what the rig offers for `${…}` and what its owner allows this source.
+    /// Errors: the first thing that is not run, by its path.
+    pub fn parse(text: &str, offer: &Offer, exceptions: &Exceptions) -> Result<Plan, ComposeError> {
+        if u64::try_from(text.len()).is_ok_and(|bytes| bytes > COMPOSE_BYTES_MAX) {
+            return Err(ComposeError::FileTooLong { bytes: text.len() });
         }
-        let count = document.services.len();
-        let mut services = document.services.into_iter();
-        let (Some((name, service)), None) = (services.next(), services.next()) else {
-            return Err(ComposeError::Services { count });
+        let tree = document::read(text)?;
+        let root = Node { path: String::new(), value: &tree };
+        let Value::Map(_) = tree else {
+            return Err(ComposeError::Syntax { why: format!("the file is {}, not a map of `services`", tree.kind()) });
         };
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')) {
-            return Err(ComposeError::BadName { name: name.escape_debug().take(NAME_CHARS_MAX).collect() });
-        }
-        Plan::of_service(name, service, offer)
-    }
+        let mut reading = Reading::new(offer, exceptions);
+        let fields = root.fields(KEYS)?;
+        fields.refuse(REFUSED)?;
+        let mut shelf = Shelf::declare(fields.get("volumes").as_ref(), &mut reading)?;
+        let networks = names::declare(fields.get("networks").as_ref(), &mut reading)?;
+        let described = fields.need("services")?.named(DESCRIBED_MAX)?;
 
-    fn of_service(name: String, service: Service, offer: &Offer) -> Result<Plan, ComposeError> {
-        let at = |key: &str| format!("services.{name}.{key}");
-        let notes = sort_out(&name, service.rest.keys())?;
-        let image = service.image.ok_or_else(|| ComposeError::Missing { path: at("image") })?;
-        let words = |key: &str, words: Option<Words>| -> Result<Option<Vec<String>>, ComposeError> {
-            let Some(words) = words else { return Ok(None) };
-            let list: Result<Vec<String>, _> = match words {
-                Words::List(list) => list.iter().map(|word| offer.fill(&at(key), word)).collect(),
-                Words::Line(line) => {
-                    let words = words::split(&offer.fill(&at(key), &line)?);
-                    words.ok_or_else(|| ComposeError::OpenQuote { path: at(key) })
+        let mut names = Names::default();
+        let mut drafts: Vec<Draft<'_>> = Vec::new();
+        let mut left_out: Vec<&str> = Vec::new();
+        for (at, (name, node)) in described.into_iter().enumerate() {
+            names.take_service(at, name, &node)?;
+            match service::open(&node, &mut reading)? {
+                Some(fields) => drafts.push(service::draft(name, &fields, &mut shelf, &networks, &mut reading)?),
+                None => left_out.push(name),
+            }
+        }
+        if !(1..=SERVICES_MAX).contains(&drafts.len()) {
+            return Err(ComposeError::Services { count: drafts.len() });
+        }
+        let drafts = in_order(drafts, &left_out, &mut reading)?;
+        let (main, main_port, published) = doors(&drafts, offer.port, &mut reading)?;
+        let services = with_aliases(drafts)?;
+        let volumes = shelf.finish(&mut reading);
+        let (notes, exceptions) = reading.finish();
+        Ok(Plan { services, main, main_port, volumes, published, notes, exceptions })
+    }
+}
+
+/// Resolves `depends_on` and `links`, and puts services in the order in which they start.
+fn in_order<'a>(
+    mut drafts: Vec<Draft<'a>>,
+    left_out: &[&str],
+    reading: &mut Reading<'_>,
+) -> Result<Vec<Draft<'a>>, ComposeError> {
+    let index = |name: &str, drafts: &[Draft<'_>]| drafts.iter().position(|draft| draft.service.name == name);
+    let mut needs: Vec<Vec<usize>> = Vec::new();
+    for at in 0..drafts.len() {
+        let mut depends_on: Vec<(usize, Condition)> = Vec::new();
+        for wait in std::mem::take(&mut drafts[at].waits) {
+            match index(&wait.name, &drafts) {
+                Some(other) => {
+                    let condition = judged(&wait, &drafts[other], reading);
+                    depends_on.retain(|(known, weaker)| *known != other || *weaker != Condition::Started);
+                    if !depends_on.iter().any(|(known, _)| *known == other) {
+                        depends_on.push((other, condition));
+                    }
                 }
+                None if !wait.is_required => reading.ignore(&wait.node.path, "it does not start, and is not required"),
+                None if left_out.contains(&wait.name.as_str()) => {
+                    return Err(wait.node.refuse("that service has `profiles`, and none is chosen"));
+                }
+                None => return Err(wait.node.not_declared("service", &wait.name)),
+            }
+        }
+        needs.push(depends_on.iter().map(|(other, _)| *other).collect());
+        drafts[at].service.depends_on = depends_on;
+    }
+    let names: Vec<&str> = drafts.iter().map(|draft| draft.service.name.as_str()).collect();
+    let order = depends::start_order(&names, &needs)?;
+    let mut place = vec![0; order.len()];
+    for (new, old) in order.iter().enumerate() {
+        place[*old] = new;
+    }
+    let mut placed: Vec<(usize, Draft<'_>)> = place.iter().copied().zip(drafts).collect();
+    placed.sort_by_key(|(new, _)| *new);
+    let mut drafts: Vec<Draft<'_>> = placed.into_iter().map(|(_, draft)| draft).collect();
+    for (other, _) in drafts.iter_mut().flat_map(|draft| &mut draft.service.depends_on) {
+        *other = place[*other];
+    }
+    Ok(drafts)
+}
+
+/// How far a dependency must be; a service that says nothing of its health is waited for until it has started.
+fn judged(wait: &depends::Wait<'_>, other: &Draft<'_>, reading: &mut Reading<'_>) -> Condition {
+    if wait.condition == Condition::Healthy && other.service.health.is_none() {
+        let path = &wait.node.path;
+        reading.note(format!("`{path}` waits for a start only: that service has no `healthcheck` in the file"));
+        return Condition::Started;
+    }
+    wait.condition
+}
+
+/// Finds the service that answers on `PORT`, and what else is published.
+fn doors(
+    drafts: &[Draft<'_>],
+    asked: u16,
+    reading: &mut Reading<'_>,
+) -> Result<(usize, u16, Vec<Published>), ComposeError> {
+    let mut main = None;
+    let mut published: Vec<Published> = Vec::new();
+    for (service, draft) in drafts.iter().enumerate() {
+        for port in &draft.ports {
+            let is_taken = if port.host == asked {
+                main.replace((service, port.inside)).is_some()
+            } else {
+                published.iter().any(|other| other.host_port == port.host)
             };
-            list.map(Some)
-        };
-        let optional = |key: &str, text: Option<String>| text.map(|text| offer.fill(&at(key), &text)).transpose();
-        Ok(Plan {
-            image: offer.fill(&at("image"), &image)?,
-            entrypoint: words("entrypoint", service.entrypoint)?,
-            command: words("command", service.command)?,
-            environment: environment(&at("environment"), service.environment, offer)?,
-            working_dir: optional("working_dir", service.working_dir)?,
-            user: optional("user", service.user.map(Scalar::into_text))?,
-            read_only: service.read_only,
-            notes,
-            service: name,
-        })
-    }
-}
-
-/// What the parser says, without the excerpts that it draws below.
-fn first_words(error: &serde_saphyr::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SYNTAX_CHARS_MAX).collect()
-}
-
-/// Refuses what is refused, and notes what is ignored.
-fn sort_out<'a>(service: &str, keys: impl Iterator<Item = &'a String>) -> Result<Vec<String>, ComposeError> {
-    let mut notes = Vec::new();
-    for key in keys {
-        let key_shown: String = key.escape_debug().take(NAME_CHARS_MAX).collect();
-        let path = format!("services.{service}.{key_shown}");
-        if let Some((_, why)) = REFUSED.iter().find(|(name, _)| name == key) {
-            return Err(ComposeError::Refused { path, why });
-        }
-        match IGNORED.iter().find(|(name, _)| name == key) {
-            Some((_, why)) => notes.push(format!("`{path}` is ignored: {why}")),
-            None if key.starts_with("x-") => {}
-            None => return Err(ComposeError::Refused { path, why: "this rig does not know it" }),
+            if is_taken {
+                return Err(port.node.twice(format!("the host port {}", port.host)));
+            }
+            if port.host != asked {
+                published.push(Published { host_port: port.host, service, port: port.inside });
+            }
+            if published.len() > PUBLISHED_MAX {
+                let path = port.node.path.clone();
+                return Err(ComposeError::TooMany { path, count: published.len(), max: PUBLISHED_MAX });
+            }
         }
     }
-    Ok(notes)
-}
-
-fn environment(path: &str, given: Option<Environment>, offer: &Offer) -> Result<Vec<(String, String)>, ComposeError> {
-    let pairs: Vec<(String, String)> = match given {
-        None => Vec::new(),
-        Some(Environment::Map(map)) => {
-            map.into_iter().filter_map(|(key, value)| Some((key, value?.into_text()))).collect()
+    let (main, main_port) = match main {
+        Some(main) => main,
+        None if drafts.len() == 1 => {
+            reading.note(format!("no port publishes ${{PORT}}: port {SERVICE_PORT} is asked"));
+            (0, SERVICE_PORT)
         }
-        Some(Environment::List(list)) => list
-            .into_iter()
-            .filter_map(|line| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
-            .collect(),
+        None => return Err(ComposeError::NoMain),
     };
-    pairs.into_iter().map(|(key, value)| Ok((key, offer.fill(path, &value)?))).collect()
+    Ok((main, main_port, published))
+}
+
+/// Gives services their further names, in start order.
+fn with_aliases(drafts: Vec<Draft<'_>>) -> Result<Vec<plan::Service>, ComposeError> {
+    let own: Vec<String> = drafts.iter().map(|draft| draft.service.name.clone()).collect();
+    let mut names = Names::default();
+    for (at, name) in own.iter().enumerate() {
+        let node = Node { path: format!("services.{name}"), value: &Value::Nothing };
+        names.take_service(at, name, &node)?;
+    }
+    let mut aliases: Vec<Vec<String>> = vec![Vec::new(); own.len()];
+    for (at, draft) in drafts.iter().enumerate() {
+        let linked = draft.links.iter().filter_map(|(node, to, alias)| {
+            let to = own.iter().position(|name| name == to)?;
+            Some((to, Alias { node: node.clone(), name: alias.clone()? }))
+        });
+        for (at, alias) in draft.aliases.iter().cloned().map(|alias| (at, alias)).chain(linked) {
+            if names.take_alias(at, &alias)? {
+                aliases[at].push(alias.name);
+            }
+        }
+    }
+    let with = |(draft, aliases): (Draft<'_>, _)| plan::Service { aliases, ..draft.service };
+    Ok(drafts.into_iter().zip(aliases).map(with).collect())
 }
 
 #[cfg(test)]
@@ -333,7 +244,7 @@ mod tests {
     }
 
     fn parse(text: &str) -> Result<Plan, ComposeError> {
-        Plan::parse(text, &offer())
+        Plan::parse(text, &offer(), &Exceptions::default())
     }
 
     #[test]
@@ -354,11 +265,12 @@ x-note: kept for other providers
 "#,
         )
         .expect("it is understood");
-        assert_eq!(plan.image, "127.0.0.1:5000/handler:1");
-        assert_eq!(plan.command, Some(vec!["python".into(), "handler.py".into()]));
-        assert_eq!(plan.environment[0].1, "http://host.docker.internal:20000/t/task");
-        assert_eq!(plan.environment[1].1, "fast");
-        assert_eq!(plan.notes.len(), 3);
+        let main = &plan.services[plan.main];
+        assert_eq!(main.image, "127.0.0.1:5000/handler:1");
+        assert_eq!(main.command, Some(vec!["python".into(), "handler.py".into()]));
+        assert_eq!(main.environment[0].1, "http://host.docker.internal:20000/t/task");
+        assert_eq!(main.environment[1].1, "fast");
+        assert_eq!((plan.main_port, plan.notes.len()), (5555, 1));
     }
 
     #[test]
@@ -372,9 +284,7 @@ x-note: kept for other providers
             "devices: [/dev/kfd]",
             "security_opt: [seccomp=unconfined]",
             "runtime: nvidia",
-            "volumes: [/:/host]",
             "sysctls: {a: 1}",
-            "no_such_key: 1",
         ] {
             let error = parse(&format!("services: {{a: {{image: i, {key}}}}}")).expect_err(key);
             let name = key.split(':').next().expect("a key");
@@ -391,22 +301,22 @@ x-note: kept for other providers
             parse("services: {a: {image: i, environment: {K: '${PROVIDER_PRIVATE_KEY}'}}}").expect_err("refused");
         assert_eq!(
             error.to_string(),
-            "`services.a.environment` asks for ${PROVIDER_PRIVATE_KEY}, which this rig does not offer"
+            "`services.a.environment.K` asks for ${PROVIDER_PRIVATE_KEY}, which this rig does not offer"
         );
         let plan = parse("services: {a: {image: i, environment: {K: '${PROVIDER_PRIVATE_KEY:-}'}}}").expect("default");
-        assert_eq!(plan.environment, [("K".to_owned(), String::new())]);
+        assert_eq!(plan.services[0].environment, [("K".to_owned(), String::new())]);
     }
 
     #[test]
     fn a_bad_file_is_named_not_guessed() {
         for (text, says) in [
             ("", "parse"),
-            ("services: 3", "parse"),
+            ("services: 3", "`services` is a number"),
             ("services: {}", "0 services"),
-            ("services: {a: {image: i}, b: {image: i}}", "2 services"),
+            ("services: {a: {image: i}, b: {image: i}}", "no service publishes ${PORT}"),
             ("services: {a: {}}", "`services.a.image` is missing"),
             ("services: {a: {image: '${PORT'}}", "does not end"),
-            ("services: {a: {image: i, read_only: 7}}", "parse"),
+            ("services: {a: {image: i, read_only: 7}}", "`services.a.read_only` is a number"),
         ] {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(says), "{text}: {error}");

@@ -20,7 +20,13 @@ pub mod compose;
 
 pub mod registry;
 
+pub mod board;
+
 pub mod container;
+
+pub mod cache;
+
+pub mod memory;
 
 pub mod intake;
 

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use appliance::board::Board;
+use appliance::cache::Cache;
 use appliance::container::{Containers, callback_secret};
 use appliance::intake::Intake;
 use appliance::ledger::{Ledger, TagPins};
 use appliance::perform::Performer;
 use appliance::provider::{DESK_MAX, Provider};
-use appliance::registry::Registry;
+use appliance::registry::{Allowed, Registry};
 use appliance::seal::SignerSeal;
 use appliance::settings::Settings;
 use appliance::store::Store;
-use appliance::{base_data, status};
+use appliance::{base_data, memory, status};
 use chain::content::Content;
 use chain::outbox::{Outbox, OutboxLimits};
 use chain::rpc::Rpc;
@@ -106,16 +108,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let limits = settings.limits.clone();
     let secret = callback_secret(&places.state.join("callback.key")).context("read the callback secret")?;
     let runner = runner::client::Client::new(&places.runner_socket);
-    let containers = Arc::new(Containers::new(runner, store.clone(), secret, limits.result_bytes));
+    let board = Arc::new(Board::default());
+    let cache = Arc::new(Cache::new(runner.clone(), store.clone()));
+    let containers = Arc::new(Containers::new(runner, store.clone(), board.clone(), secret, limits.result_bytes));
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let base_data = base_data::document(&read("/proc/cpuinfo"), &read("/proc/meminfo"));
     let rig = settings.rig(me, chain::content::cid::cid_of(&base_data).to_string());
-    let registry = Registry::new(
-        store.clone(),
-        TagPins::open(&ledger_path)?,
-        limits.plain_registries.clone(),
-        limits.image_bytes,
-    )?;
+    let allowed = Allowed { plain: limits.plain_registries.clone(), loopback: settings.content.allow_private };
+    let registry = Registry::new(store.clone(), TagPins::open(&ledger_path)?, allowed, limits.image_bytes)?;
     let performer = Arc::new(Performer {
         me,
         owner: settings.owner.address,
@@ -126,11 +126,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         store: store.clone(),
         registry,
         containers: containers.clone(),
+        cache: cache.clone(),
+        board: board.clone(),
         limits,
+        policies: settings.policies(),
     });
 
     let (desk, parcels) = mpsc::channel(DESK_MAX);
-    let provider = Provider::open(ledger, performer, store, rpc.clone(), parcels)?;
+    let provider = Provider::open(ledger, performer, store, board, rpc.clone(), parcels)?;
     let from_block = match settings.work.from_block {
         Some(block) => block,
         None => chain::read::head(&rpc).await.map_or(0, |head| head.block),
@@ -140,10 +143,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let intake = Intake::new(rpc, rig.provider, watch, desk.clone(), poll);
     tokio::spawn(intake.run(stop.clone()));
     tokio::spawn(containers.watch(desk.clone(), stop.clone()));
+    tokio::spawn(cache.clone().run(stop.clone()));
+    tokio::spawn(memory::watch(desk.clone(), stop.clone()));
     let socket = places.provider_socket.clone();
     let served = {
         let (desk, stop) = (desk, stop.clone());
-        async move { status::serve(&socket, desk, stop).await }
+        async move { status::serve(&socket, desk, cache, stop).await }
     };
     tokio::spawn(async move {
         if let Err(error) = served.await {

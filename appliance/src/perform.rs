@@ -23,10 +23,12 @@ use tracing::{debug, info};
 use work::step::{StepKey, Trouble};
 use work::{News, ProviderId, Step};
 
+use crate::board::Board;
+use crate::cache::Cache;
 use crate::chain_of;
 use crate::container::Containers;
 use crate::registry::Registry;
-use crate::settings::Limits;
+use crate::settings::{Limits, SourcePolicies};
 use crate::store::Store;
 
 /// Between two looks at whether a mined transaction's effect can be read: replicas lag.
@@ -63,8 +65,14 @@ pub struct Performer {
     pub registry: Registry,
     /// Running sources.
     pub containers: Arc<Containers>,
+    /// What is kept so that it need not be fetched again.
+    pub cache: Arc<Cache>,
+    /// Where it is said what is being done.
+    pub board: Arc<Board>,
     /// Bounds.
     pub limits: Limits,
+    /// What the owner has set for each source.
+    pub policies: SourcePolicies,
 }
 
 // === impl Performer ===
@@ -82,7 +90,7 @@ impl Perform for Performer {
                 self.prepare(source, &metadata_url, environment, updated_at).await
             }
             Step::Register { source, environment } => self.register(source, environment).await,
-            Step::StopSource { source } => self.stop_source(source).await,
+            Step::StopSource { source, forgets } => self.stop_source(source, forgets).await,
             Step::Look { task } => self.look(task).await,
             Step::Attempt { bid } => self.attempt(bid).await,
             Step::Fetch { attempt } => self.fetch(attempt).await,

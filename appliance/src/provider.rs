@@ -27,6 +27,7 @@ use work::source::SourceStage;
 use work::step::{StepKey, Trouble};
 use work::{Book, Fact, News, SourceId, Step, TaskId};
 
+use crate::board::Board;
 use crate::ledger::{FACTS_KEPT, Ledger, LedgerError};
 use crate::perform::Perform;
 use crate::status::{self, Question};
@@ -98,6 +99,7 @@ pub struct Provider<P> {
     store: Arc<Store>,
     /// Tasks that may have something in the store.
     stored: BTreeSet<TaskId>,
+    board: Arc<Board>,
     rpc: Rpc,
     desk: mpsc::Receiver<Parcel>,
     in_hand: HashMap<StepKey, AbortHandle>,
@@ -112,12 +114,14 @@ pub struct Provider<P> {
 // === impl Provider ===
 
 impl<P: Perform> Provider<P> {
-    /// Replays the ledger, and clears `store` of what no task needs any more. `desk` is where parcels arrive.
+    /// Replays the ledger, and clears `store` of what no task needs any more. `desk` is where parcels arrive; `board` is
+    /// shown to whoever asks.
     /// Errors: the ledger cannot be read, the store cannot be cleared.
     pub fn open(
         mut ledger: Ledger,
         performer: Arc<P>,
         store: Arc<Store>,
+        board: Arc<Board>,
         rpc: Rpc,
         desk: mpsc::Receiver<Parcel>,
     ) -> Result<Provider<P>, ProviderError> {
@@ -133,6 +137,7 @@ impl<P: Perform> Provider<P> {
             performer,
             store,
             stored,
+            board,
             rpc,
             desk,
             in_hand: HashMap::new(),
@@ -202,7 +207,7 @@ impl<P: Perform> Provider<P> {
             match parcel {
                 Parcel::Interests(reply) => drop(reply.send(self.interests())),
                 Parcel::Asked(question, reply) => {
-                    drop(reply.send(status::answer(&question, &self.book, &self.rpc, unix_now())));
+                    drop(reply.send(status::answer(&question, &self.book, &self.board, &self.rpc, unix_now())));
                 }
                 Parcel::Outcome(_) | Parcel::Seen { .. } => {}
             }
@@ -221,6 +226,7 @@ impl<P: Perform> Provider<P> {
                 let is_missing = matches!(job.stage, Stage::Responded { .. }) && reading.my_response.is_none();
                 is_missing || job.reading != **reading
             }),
+            News::MemoryShort => self.book.next_to_rest().is_some(),
             News::SourceListed { source } => self.book.sources().get(source).is_some_and(|served| served.is_removed),
             News::SourceRemoved { source } => self.book.sources().get(source).is_some_and(|served| !served.is_removed),
             _ => true,

@@ -3,6 +3,8 @@
 //! Unknown keys are refused with their line and the nearest key. Every key but the owner, the network and the places of
 //! things has a default that is safe to earn with.
 
+mod sources;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,9 @@ use serde::de::Error as _;
 use work::policy::{Rig, Sources};
 use work::source::{Environment, Environments};
 use work::{ProviderId, SourceId, Wei};
+
+use self::sources::listed_once;
+pub use self::sources::{Jail, ListedSource, NetworkPolicy, SourcePolicies, SourceSettings};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,6 +38,12 @@ pub struct Settings {
     /// Limits on what sources bring.
     #[serde(default)]
     pub limits: Limits,
+    /// What every source's jail is like.
+    #[serde(default)]
+    pub jail: Jail,
+    /// What is different for some sources: the tables `[[source]]`.
+    #[serde(default, rename = "source", deserialize_with = "listed_once")]
+    pub listed: Vec<ListedSource>,
     /// Where things are on this machine.
     #[serde(default)]
     pub places: Places,
@@ -115,7 +126,8 @@ pub struct Limits {
     pub image_bytes: u64,
     /// How long a source may take until its port opens, in seconds.
     pub start_s: u64,
-    /// Registries that may be asked without TLS, as `host:port`; loopback always may.
+    /// Registries that are asked without TLS and may stand in a private network, as an image's name writes them:
+    /// `host:port`.
     pub plain_registries: Vec<String>,
 }
 
@@ -141,6 +153,16 @@ impl Settings {
     /// Reads `rig.toml`. Errors: see [`SettingsError`].
     pub fn read(path: &Path) -> Result<Settings, SettingsError> {
         read_toml(path)
+    }
+
+    /// What holds for one source.
+    pub fn source(&self, source: SourceId) -> SourceSettings {
+        self.policies().of(source)
+    }
+
+    /// What holds for each source.
+    pub fn policies(&self) -> SourcePolicies {
+        SourcePolicies::new(self.jail, self.listed.clone())
     }
 
     /// The part that decisions need, for the account `provider` that publishes the base data `base_data_cid`.

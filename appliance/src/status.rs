@@ -1,6 +1,7 @@
-//! The provider's own socket: what `rig status` and `rig tasks` ask.
+//! The provider's own socket: what `rig status`, `rig tasks` and `rig cache` ask.
 //!
-//! One JSON line in, one JSON line out, then the server closes. The socket only answers; nothing can be changed here.
+//! One JSON line in, one JSON line out, then the server closes. The socket only answers; nothing can be changed here but
+//! the cache, which holds nothing that cannot be fetched again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +19,12 @@ use work::Book;
 use work::book::{Closing, Job, Stage};
 use work::enrolment::Standing;
 use work::policy::Refusal;
-use work::source::{Served, SourceStage};
+use work::source::{Conditions, Served, SourceStage};
+use work::task::Run;
 
+use crate::board::Board;
+use crate::cache::Cache;
+use crate::container::name_of;
 use crate::provider::Parcel;
 
 /// The longest question, in bytes.
@@ -37,20 +42,42 @@ const TALKS_MAX: usize = 64;
 /// The most tasks of one answer.
 const TASKS_MAX: usize = 10_000;
 
-/// What can be asked.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
+/// Time for one question about the cache: clearing gigabytes away takes a while.
+const CACHE_TALK_MAX: Duration = Duration::from_secs(60);
+
+/// What is asked of the book.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// How is the rig?
     Status,
     /// What ran, what was refused and why?
     Tasks {
         /// At most so many, newest first.
-        #[serde(default = "default_limit")]
         limit: usize,
         /// Only what was refused.
+        refused: bool,
+    },
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
+enum Asked {
+    /// [`Question::Status`].
+    Status,
+    /// [`Question::Tasks`].
+    Tasks {
+        #[serde(default = "default_limit")]
+        limit: usize,
         #[serde(default)]
         refused: bool,
+    },
+    /// What is kept?
+    Cache,
+    /// Clear away what is beyond the limits, or all that is not in use.
+    Clean {
+        #[serde(default)]
+        all: bool,
     },
 }
 
@@ -59,7 +86,12 @@ fn default_limit() -> usize {
 }
 
 /// Serves questions until `stop`. Errors: the socket cannot be made.
-pub async fn serve(path: &Path, desk: mpsc::Sender<Parcel>, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    path: &Path,
+    desk: mpsc::Sender<Parcel>,
+    cache: Arc<Cache>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     if path.exists() {
         std::fs::remove_file(path)?;
     }
@@ -76,11 +108,9 @@ pub async fn serve(path: &Path, desk: mpsc::Sender<Parcel>, stop: CancellationTo
         };
         match accepted {
             Ok((stream, _)) => {
-                let desk = desk.clone();
+                let (desk, cache) = (desk.clone(), cache.clone());
                 tokio::spawn(async move {
-                    if tokio::time::timeout(TALK_MAX, talk(stream, desk)).await.is_err() {
-                        warn!("a question on the socket took too long");
-                    }
+                    talk(stream, desk, cache).await;
                     drop(place);
                 });
             }
@@ -93,37 +123,54 @@ pub async fn serve(path: &Path, desk: mpsc::Sender<Parcel>, stop: CancellationTo
     }
 }
 
-async fn talk(stream: UnixStream, desk: mpsc::Sender<Parcel>) {
+/// One question and its answer: each end has its time to speak, and so has whoever knows the answer.
+async fn talk(stream: UnixStream, desk: mpsc::Sender<Parcel>, cache: Arc<Cache>) {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let asked = BufReader::new(read.take(QUESTION_BYTES_MAX)).read_line(&mut line).await;
-    let answer = match asked.map(|_| serde_json::from_str::<Question>(&line)) {
-        Ok(Ok(question)) => {
-            let (send, receive) = oneshot::channel();
-            let _ = desk.send(Parcel::Asked(question, send)).await;
-            receive.await.unwrap_or_else(|_| json!({ "error": "the provider is ending" }))
-        }
-        Ok(Err(error)) => json!({ "error": format!("the question does not parse: {error}") }),
-        Err(error) => json!({ "error": error.to_string() }),
+    let mut lines = BufReader::new(read.take(QUESTION_BYTES_MAX));
+    let Ok(asked) = tokio::time::timeout(TALK_MAX, lines.read_line(&mut line)).await else {
+        warn!("a question on the socket took too long");
+        return;
     };
-    let _ = write.write_all(format!("{answer}\n").as_bytes()).await;
+    let of_book = async |question| {
+        let (send, receive) = oneshot::channel();
+        let _ = desk.send(Parcel::Asked(question, send)).await;
+        receive.await.unwrap_or_else(|_| json!({ "error": "the provider is ending" }))
+    };
+    let answer = async {
+        match asked.map(|_| serde_json::from_str::<Asked>(&line)) {
+            Ok(Ok(Asked::Status)) => of_book(Question::Status).await,
+            Ok(Ok(Asked::Tasks { limit, refused })) => of_book(Question::Tasks { limit, refused }).await,
+            Ok(Ok(Asked::Cache)) => cache.show().await,
+            Ok(Ok(Asked::Clean { all })) => cache.clean(all).await,
+            Ok(Err(error)) => json!({ "error": format!("the question does not parse: {error}") }),
+            Err(error) => json!({ "error": error.to_string() }),
+        }
+    };
+    let late = || json!({ "error": "the rig has not done it in time" });
+    let answer = tokio::time::timeout(CACHE_TALK_MAX, answer).await.unwrap_or_else(|_| late());
+    let line = format!("{answer}\n");
+    if tokio::time::timeout(TALK_MAX, write.write_all(line.as_bytes())).await.is_err() {
+        warn!("an answer on the socket was not read in time");
+    }
 }
 
-/// Answers a question from the book; addresses with their checksum, amounts in wei as hexadecimal. `now` is Unix seconds.
-pub fn answer(question: &Question, book: &Book, rpc: &Rpc, now: u64) -> Value {
+/// Answers a question from the book, and from the board where the book says nothing; addresses with their checksum,
+/// amounts in wei as hexadecimal. `now` is Unix seconds.
+pub fn answer(question: &Question, book: &Book, board: &Board, rpc: &Rpc, now: u64) -> Value {
     match question {
-        Question::Status => status(book, rpc, now),
+        Question::Status => status(book, board, rpc, now),
         Question::Tasks { limit, refused } => tasks(book, (*limit).min(TASKS_MAX), *refused),
     }
 }
 
-fn status(book: &Book, rpc: &Rpc, now: u64) -> Value {
+fn status(book: &Book, board: &Board, rpc: &Rpc, now: u64) -> Value {
     let standing = book.enrolment().standing.as_ref();
     let phase = book.phase();
     let reports = rpc.endpoints();
     let endpoints: Vec<Value> = reports.iter().map(endpoint).collect();
     let head_time_s = reports.iter().map(|report| report.head_time_s).max().unwrap_or(0);
-    let sources: Vec<Value> = book.sources().values().map(|served| source(served, standing)).collect();
+    let sources: Vec<Value> = book.sources().values().map(|served| source(served, board, standing)).collect();
     let count = |is: fn(&Stage) -> bool| book.jobs().values().filter(|job| is(&job.stage)).count();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -145,6 +192,7 @@ fn status(book: &Book, rpc: &Rpc, now: u64) -> Value {
             "settled": count(|s| matches!(s, Stage::Closed { closing: Closing::Settled { .. } })),
         },
         "draining": book.is_draining(),
+        "confinement": board.confinement(),
     })
 }
 
@@ -159,20 +207,42 @@ fn endpoint(report: &EndpointReport) -> Value {
     json!({ "url": report.url.host_str(), "state": state, "head": report.head, "latency_ms": report.latency_ms })
 }
 
-fn source(served: &Served, standing: Option<&Standing>) -> Value {
+fn source(served: &Served, board: &Board, standing: Option<&Standing>) -> Value {
     let (stage, why) = match &served.stage {
         SourceStage::Refused { why } => ("refused", Some(why.clone())),
         SourceStage::Preparing => ("preparing", None),
         SourceStage::Registering => ("registering", standing.and_then(|now| missing_stake(served, now))),
         SourceStage::Serving => ("serving", None),
+        SourceStage::Resting => {
+            ("resting", Some("memory was short; a task that is worth it starts it again".to_owned()))
+        }
         SourceStage::Stopping => ("stopping", None),
     };
+    let id = served.reading.id;
+    let state = board.state(&name_of(id));
+    let conditions = conditions(served.conditions.as_ref());
     json!({
-        "source": served.reading.id.to_string(),
+        "source": id.to_string(),
         "stage": stage,
         "why": why.or_else(|| served.trouble.as_ref().map(|trouble| trouble.why.clone())),
         "environment": served.environment,
         "usual_run_ms": served.usual_run_ms,
+        "doing": board.doing(id),
+        "network": conditions["network"],
+        "exceptions": conditions["exceptions"],
+        "images": conditions["images"],
+        "notes": served.notes,
+        "runs": state,
+    })
+}
+
+/// What a container was given, for a row; nulls if that is not known.
+fn conditions(conditions: Option<&Conditions>) -> Value {
+    let images = |conditions: &Conditions| conditions.images.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "network": conditions.map(|conditions| conditions.network),
+        "exceptions": conditions.map(|conditions| &conditions.exceptions),
+        "images": conditions.map(images),
     })
 }
 
@@ -204,6 +274,7 @@ fn row(job: &Job, stage: &str, why: Option<String>) -> Value {
         }
         _ => (None, None, None),
     };
+    let conditions = conditions(run_of(&job.stage).and_then(|run| run.conditions.as_ref()));
     json!({
         "task": task.id.to_string(),
         "source": task.source.to_string(),
@@ -217,7 +288,29 @@ fn row(job: &Job, stage: &str, why: Option<String>) -> Value {
         "link": receipt.map(|receipt| receipt.link.clone()),
         "elapsed_ms": receipt.map(|receipt| receipt.outcome.elapsed_ms),
         "paid_wei": paid_wei,
+        "network": conditions["network"],
+        "exceptions": conditions["exceptions"],
+        "images": conditions["images"],
     })
+}
+
+/// The run that a job is in, or that gave its result.
+fn run_of(stage: &Stage) -> Option<&Run> {
+    match stage {
+        Stage::Running { run } => Some(run),
+        Stage::Ended { outcome } => Some(&outcome.run),
+        Stage::Published { receipt } => Some(&receipt.outcome.run),
+        Stage::Responded { response, .. } | Stage::Closed { closing: Closing::Unpaid { response, .. } } => {
+            Some(&response.receipt.outcome.run)
+        }
+        Stage::Closed { closing: Closing::Settled { settlement } } => Some(&settlement.response.receipt.outcome.run),
+        Stage::Looking
+        | Stage::Held { .. }
+        | Stage::Bidding { .. }
+        | Stage::Attempted { .. }
+        | Stage::Ready { .. }
+        | Stage::Closed { closing: Closing::Refused { .. } | Closing::Failed { .. } | Closing::Lost { .. } } => None,
+    }
 }
 
 /// A job's stage in a word, and why it is there, for people.

@@ -23,6 +23,10 @@ use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
 use work::{Digest, TaskId};
 
+mod sweep;
+
+pub use self::sweep::Count;
+
 /// The store.
 #[derive(Debug)]
 pub struct Store {

@@ -9,8 +9,10 @@ use tracing_subscriber::EnvFilter;
 use crate::exit::{Exit, Failure, exit_codes};
 use crate::screen::Screen;
 
+mod cache;
 mod cells;
 mod devnet;
+mod doing;
 mod pair;
 mod shell;
 mod source;
@@ -42,6 +44,7 @@ enum Command {
     Stake(stake::Stake),
     Status(status::Status),
     Tasks(tasks::Tasks),
+    Cache(cache::Cache),
     /// Offer kinds of work.
     #[command(subcommand)]
     Source(source::Source),
@@ -101,6 +104,7 @@ fn act(rig: Rig) -> Result<(), Failure> {
             Command::Stake(stake) => stake.run(screen).await,
             Command::Status(status) => status.run(screen).await,
             Command::Tasks(tasks) => tasks.run(screen).await,
+            Command::Cache(cache) => cache.run(screen).await,
             Command::Source(source) => source.run(screen).await,
             Command::Task(task) => task.run(screen).await,
             Command::Completions(completions) => completions.run(screen),

@@ -6,6 +6,8 @@
 //! ```text
 //! → {"ask":"status"}
 //! → {"ask":"tasks","limit":20,"refused":false}
+//! → {"ask":"cache"}
+//! → {"ask":"clean","all":false}
 //! ```
 //!
 //! Invariant: fields that we do not know are passed over, and `--json` shows them all the same, so that a new provider
@@ -28,17 +30,20 @@ use crate::exit::{Exit, Failure};
 /// Name of the provider's socket in its run directory.
 const SOCKET: &str = "provider.sock";
 
-/// Ten thousand tasks of half a kilobyte, and some.
-const ANSWER_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Ten thousand tasks of half a kilobyte, each with the names of sixteen images, and some.
+const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// The provider answers from memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Clearing gigabytes away takes a while; the provider itself gives up a little earlier.
+const CACHE_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// The rig, on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct RigArgs {
     /// The run directory of the rig, or its socket.
-    #[arg(long, value_name = "DIR|SOCKET", env = "RIG_RUN_DIR", default_value = "/run/rig")]
+    #[arg(long, global = true, value_name = "DIR|SOCKET", env = "RIG_RUN_DIR", default_value = "/run/rig")]
     rig: PathBuf,
 }
 
@@ -50,6 +55,10 @@ pub(crate) enum Ask {
     Status,
     /// Its newest tasks, at most `limit`; those that it did not take only if `refused`.
     Tasks { limit: u64, refused: bool },
+    /// What it keeps of images.
+    Cache,
+    /// Clear away what is beyond its limits, or `all` that is not in use.
+    Clean { all: bool },
 }
 
 /// Why there is no answer.
@@ -73,8 +82,8 @@ pub(crate) enum RigError {
         #[source]
         source: io::Error,
     },
-    #[error("the rig at {} did not answer within {} s", .path.display(), ANSWER_TIMEOUT.as_secs())]
-    Silent { path: PathBuf },
+    #[error("the rig at {} did not answer within {} s", .path.display(), .within.as_secs())]
+    Silent { path: PathBuf, within: Duration },
     #[error("the rig at {} did not answer with a line of JSON", .path.display())]
     Nonsense {
         path: PathBuf,
@@ -82,7 +91,7 @@ pub(crate) enum RigError {
         source: serde_json::Error,
     },
     #[error("the rig refuses: {why}")]
-    Refused { why: String },
+    Refused { why: String, next: Option<String> },
 }
 
 // === impl RigArgs ===
@@ -91,12 +100,19 @@ impl RigArgs {
     /// Asks, and returns the answer as it came.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Value, RigError> {
         let path = if self.rig.is_dir() { self.rig.join(SOCKET) } else { self.rig.clone() };
-        let Ok(line) = timeout(ANSWER_TIMEOUT, talk(&path, ask)).await else {
-            return Err(RigError::Silent { path });
+        let within = match ask {
+            Ask::Status | Ask::Tasks { .. } => ANSWER_TIMEOUT,
+            Ask::Cache | Ask::Clean { .. } => CACHE_TIMEOUT,
+        };
+        let Ok(line) = timeout(within, talk(&path, ask)).await else {
+            return Err(RigError::Silent { path, within });
         };
         let answer: Value = serde_json::from_slice(&line?).map_err(|source| RigError::Nonsense { path, source })?;
         match answer.get("error").and_then(Value::as_str) {
-            Some(why) => Err(RigError::Refused { why: why.to_owned() }),
+            Some(why) => {
+                let next = answer["next"].as_str().map(str::to_owned);
+                Err(RigError::Refused { why: why.to_owned(), next })
+            }
             None => Ok(answer),
         }
     }
@@ -131,8 +147,12 @@ impl From<RigError> for Failure {
                 (Exit::Unreachable, "look at its log: journalctl -u rig-provider")
             }
             RigError::Nonsense { .. } => (Exit::Failed, "make sure that --rig names the provider's socket"),
-            RigError::Refused { .. } => (Exit::Failed, "update rig: it asked something that this rig does not know"),
+            RigError::Refused { next: Some(next), .. } => (Exit::Failed, next.as_str()),
+            RigError::Refused { next: None, .. } => {
+                (Exit::Failed, "update rig: it asked something that this rig does not know")
+            }
         };
+        let next = next.to_owned();
         Failure::new(exit, error).next(next)
     }
 }

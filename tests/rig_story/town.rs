@@ -13,7 +13,7 @@ use alloy_primitives::{Address, U256};
 use chain::abi::{Controller, Nexus, Response, Source, SourceParams, TaskParams, Vault};
 use provisioning::devnet::Role;
 use runner::client::Client;
-use runner::protocol::{SourceName, SourceState};
+use runner::protocol::{ServiceState, SourceName};
 use serde_json::{Value, json};
 use testbed::market::{Delivery, Market};
 use testbed::rig::{Rig, RigOptions, binary};
@@ -185,13 +185,14 @@ pub(crate) fn wait_source(rig: &Rig, source: Address, stage: &str, why: &str) {
 
 // === processes ===
 
-/// The jail of a rig's source, if it runs.
+/// The jail of a rig's source, if it runs: of a source with several services, the first by name that runs.
 pub(crate) fn jail(rig: &Rig, source: Address) -> Option<Jail> {
     let mut listed = Client::new(rig.dir().join("runner.sock")).list().expect("the runner lists its sources");
     let name = SourceName::try_from(source.to_string()).expect("an address is a name");
-    listed.remove(&name).and_then(|state| match state {
-        SourceState::Running { pid, since_unix } => Some(Jail { pid, since: since_unix }),
-        SourceState::Exited { .. } => None,
+    let services = listed.remove(&name)?.services;
+    services.values().find_map(|state| match state {
+        ServiceState::Running { pid, since_unix, .. } => Some(Jail { pid: *pid, since: *since_unix }),
+        ServiceState::Exited { .. } => None,
     })
 }
 

@@ -4,8 +4,11 @@ It uses the published framework (PyPI `ogpu[service]`) as its documents say: one
 `start()`. Nothing in it knows about tests, tasks or the chain; the framework owns the port, the 202 and the callback.
 """
 
+import json
+import os
 import threading
 import time
+import urllib.request
 
 from pydantic import BaseModel, Field
 
@@ -71,6 +74,11 @@ class Sample(BaseModel):
     text: str
 
 
+class Remembered(BaseModel):
+    text: str
+    counts: list[int]
+
+
 class Tally(BaseModel):
     calls: int
     uptime_seconds: float
@@ -119,6 +127,17 @@ def big(size: Size) -> Blob:
 @expose()
 def unicode(_: Nothing) -> Sample:
     return Sample(text=UNICODE_SAMPLE)
+
+
+@expose()
+def remember(text: Text) -> Remembered:
+    """Tells the source's other service, at every address that the compose file gives for it, one after another."""
+    addresses = [os.environ[name] for name in ("OLLAMA_HOST", "OLLAMA_HOST_TOO") if name in os.environ]
+    counts = []
+    for address in addresses:
+        with urllib.request.urlopen(address, data=text.text.encode(), timeout=10) as answer:
+            counts.append(json.load(answer)["count"])
+    return Remembered(text=text.text, counts=counts)
 
 
 @expose()

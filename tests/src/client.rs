@@ -49,6 +49,11 @@ impl Client {
              environment:\n      - CALLBACK_URL=${{CALLBACK_URL}}\n    extra_hosts: [\"host.docker.internal:host-gateway\"]\n{}",
             offer.image, offer.service
         );
+        self.publish_compose(compose, offer.delivery, offer.min_payment_wei).await
+    }
+
+    /// Publishes a source with this compose file, to be run without an accelerator. Returns its address.
+    pub async fn publish_compose(&self, compose: String, delivery: &str, min_payment_wei: u128) -> Result<Address> {
         let link = self.content.pin("docker-compose.yml", "text/yaml", compose.into_bytes()).await?.url;
         let snippet = "
 info = SourceInfo(name='handler', description='answers', logoUrl='', imageEnvs=ImageEnvironments(cpu=compose),
@@ -57,8 +62,8 @@ info = SourceInfo(name='handler', description='answers', logoUrl='', imageEnvs=I
 client.publish_source(info).address";
         let with = json!({
             "compose": link.as_str(),
-            "min_payment": offer.min_payment_wei.to_string(),
-            "delivery": offer.delivery,
+            "min_payment": min_payment_wei.to_string(),
+            "delivery": delivery,
         });
         address(&self.sdk.run(snippet, with).await.context("publish a source")?)
     }

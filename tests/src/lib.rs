@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod guest;
 pub mod market;
 pub mod node;
 pub mod proxy;

@@ -22,8 +22,8 @@ const LIFELINE: &str = "docker-registry serve \"$1\" & registry=$!; read -r _; k
 /// How long the registry may take until it listens; a tenth of a second is usual.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The name of the source image in the registry and, after the colon, in its OCI layout.
-const IMAGE_NAME: &str = "openreef/handler";
+/// Where the images stand in the registry, and after the colon their tag, there and in the OCI layout.
+const IMAGE_GROUP: &str = "openreef";
 const IMAGE_TAG: &str = "1";
 
 /// A running registry.
@@ -114,16 +114,27 @@ impl Registry {
     ///
     /// Errors: it was not built, or skopeo fails.
     pub async fn push_handler(&self) -> Result<Pushed, RegistryError> {
+        self.push("handler").await
+    }
+
+    /// Pushes the image of the other service, which shares its layers with the source image.
+    ///
+    /// Errors: it was not built, or skopeo fails.
+    pub async fn push_store(&self) -> Result<Pushed, RegistryError> {
+        self.push("store").await
+    }
+
+    async fn push(&self, image: &str) -> Result<Pushed, RegistryError> {
         let path = target().join("source-image");
         if !path.join("index.json").is_file() {
             return Err(RegistryError::NoImage { path });
         }
-        let reference = format!("{}/{IMAGE_NAME}:{IMAGE_TAG}", self.host);
+        let reference = format!("{}/{IMAGE_GROUP}/{image}:{IMAGE_TAG}", self.host);
         let digest_file = self.folder.path().join("digest");
         let pushed = Command::new("skopeo")
             .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "--digestfile"])
             .arg(&digest_file)
-            .arg(format!("oci:{}:handler:{IMAGE_TAG}", path.display()))
+            .arg(format!("oci:{}:{image}:{IMAGE_TAG}", path.display()))
             .arg(format!("docker://{reference}"))
             .stdin(Stdio::null())
             .output()

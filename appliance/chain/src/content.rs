@@ -20,7 +20,7 @@ use self::guard::GuardedResolver;
 
 pub mod cid;
 
-mod guard;
+pub mod guard;
 
 mod link;
 
@@ -43,7 +43,8 @@ pub struct Gateways {
     /// IPFS gateways that are asked when the host in a link fails or lies, in this order. With or without `/ipfs/`.
     #[serde(default)]
     pub gateways: Vec<Url>,
-    /// Whether links may lead into private networks. For the local network and for tests.
+    /// Whether links may lead into private networks, and images come from registries on this machine. For the local
+    /// network and for tests.
     #[serde(default)]
     pub allow_private: bool,
     /// Time to connect, in milliseconds.

@@ -14,7 +14,8 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::protocol::{
-    Digest, Ending, Prepared, Refusal, Reply, Request, ServiceSpec, SourceName, SourceState, Started,
+    CachedLayer, Confinement, Digest, Ending, Prepared, Refusal, Reply, Request, ServiceName, ServiceSpec,
+    ServiceState, SourceName, SourcePlan, SourceState, Started,
 };
 use crate::wire::{self, WireError};
 
@@ -62,7 +63,18 @@ impl Client {
         Self { socket: socket.into() }
     }
 
-    /// Unpacks an image whose blobs are in the content store.
+    /// The layers of an image that must be downloaded before [`prepare`](Self::prepare).
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refusals are about the content store or the image.
+    pub fn missing(&self, manifest: &Digest) -> Result<Vec<Digest>, ClientError> {
+        match self.ask(&Request::Missing { manifest: manifest.clone() }, ANSWER_TIMEOUT)? {
+            (Reply::Missing { layers }, _) => Ok(layers),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Unpacks and seals an image whose blobs are in the content store.
     ///
     /// # Errors
     /// See [`ClientError`]; refusals are about the content store or the image.
@@ -74,32 +86,50 @@ impl Client {
         }
     }
 
-    /// Starts a prepared image.
+    /// Gives a source its network and its volumes; answers whether it had them already.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refusals are about the plan, or about what is open already.
+    pub fn open(&self, source: &SourceName, plan: SourcePlan) -> Result<bool, ClientError> {
+        let request = Request::Open { source: source.clone(), plan: Box::new(plan) };
+        match self.ask(&request, ANSWER_TIMEOUT)? {
+            (Reply::Opened { already }, _) => Ok(already),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Starts a prepared image as a service of an open source.
     ///
     /// # Errors
     /// See [`ClientError`]; refusals are about the spec, the image or a step of the jail.
-    pub fn start(&self, source: &SourceName, manifest: &Digest, service: ServiceSpec) -> Result<Started, ClientError> {
-        let (source, manifest) = (source.clone(), manifest.clone());
-        let request = Request::Start { source, manifest, service: Box::new(service) };
+    pub fn start(
+        &self,
+        source: &SourceName,
+        service: &ServiceName,
+        manifest: &Digest,
+        spec: ServiceSpec,
+    ) -> Result<Started, ClientError> {
+        let (source, service, manifest) = (source.clone(), service.clone(), manifest.clone());
+        let request = Request::Start { source, service, manifest, spec: Box::new(spec) };
         match self.ask(&request, ANSWER_TIMEOUT)? {
             (Reply::Started(started), _) => Ok(started),
             _ => Err(ClientError::Misfit),
         }
     }
 
-    /// A connected, non-blocking stream to `127.0.0.1:port` inside the jail.
+    /// A connected, non-blocking stream to `port` of a service.
     ///
     /// # Errors
     /// See [`ClientError`]; [`Refusal::NotListening`] while the service has not opened its port.
-    pub fn connect(&self, source: &SourceName, port: u16) -> Result<TcpStream, ClientError> {
-        let request = Request::Connect { source: source.clone(), port };
+    pub fn connect(&self, source: &SourceName, service: &ServiceName, port: u16) -> Result<TcpStream, ClientError> {
+        let request = Request::Connect { source: source.clone(), service: service.clone(), port };
         match self.ask(&request, ANSWER_TIMEOUT)? {
             (Reply::Connected {}, Some(fd)) => Ok(TcpStream::from(fd)),
             _ => Err(ClientError::Misfit),
         }
     }
 
-    /// The jail's callback listener, non-blocking. What arrived while nobody listened waits in it.
+    /// The source's callback listener, non-blocking. What arrived while nobody listened waits in it.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -111,15 +141,60 @@ impl Client {
         }
     }
 
+    /// What a service is doing, told when it has ended or `timeout` is over.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`Refusal::NotRunning`] if it was never started.
+    pub fn wait(
+        &self,
+        source: &SourceName,
+        service: &ServiceName,
+        timeout: Duration,
+    ) -> Result<ServiceState, ClientError> {
+        let (source, service) = (source.clone(), service.clone());
+        let request = Request::Wait { source, service, timeout_ms: millis(timeout) };
+        match self.ask(&request, ANSWER_TIMEOUT.saturating_add(timeout))? {
+            (Reply::Waited { state }, _) => Ok(state),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
     /// Ends a service: SIGTERM, `grace`, SIGKILL. When this returns, nothing of it runs.
     ///
     /// # Errors
     /// See [`ClientError`]; [`Refusal::NotRunning`] if there was nothing to stop.
+    pub fn stop_service(
+        &self,
+        source: &SourceName,
+        service: &ServiceName,
+        grace: Duration,
+    ) -> Result<Ending, ClientError> {
+        let (source, service) = (source.clone(), service.clone());
+        self.end(&Request::StopService { source, service, grace_ms: millis(grace) }, grace)
+    }
+
+    /// Ends all services of a source, and closes it. When this returns, nothing of it runs.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`Refusal::NotOpen`] if there was nothing to stop.
     pub fn stop(&self, source: &SourceName, grace: Duration) -> Result<Ending, ClientError> {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Stop { source: source.clone(), grace_ms };
-        match self.ask(&request, ANSWER_TIMEOUT.saturating_add(grace))? {
+        self.end(&Request::Stop { source: source.clone(), grace_ms: millis(grace) }, grace)
+    }
+
+    fn end(&self, request: &Request, grace: Duration) -> Result<Ending, ClientError> {
+        match self.ask(request, ANSWER_TIMEOUT.saturating_add(grace))? {
             (Reply::Stopped { how }, _) => Ok(how),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Removes the volumes of a source that is not open.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn forget(&self, source: &SourceName) -> Result<(), ClientError> {
+        match self.ask(&Request::Forget { source: source.clone() }, ANSWER_TIMEOUT)? {
+            (Reply::Forgotten {}, _) => Ok(()),
             _ => Err(ClientError::Misfit),
         }
     }
@@ -129,27 +204,59 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn list(&self) -> Result<BTreeMap<SourceName, SourceState>, ClientError> {
+        Ok(self.overview()?.1)
+    }
+
+    /// How jails are limited on this machine, and every source that the runner holds.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn overview(&self) -> Result<(Confinement, BTreeMap<SourceName, SourceState>), ClientError> {
         match self.ask(&Request::List {}, ANSWER_TIMEOUT)? {
-            (Reply::Sources { sources }, _) => Ok(sources),
+            (Reply::Sources { confinement, sources }, _) => Ok((confinement, sources)),
             _ => Err(ClientError::Misfit),
         }
     }
 
-    /// The end of what a source printed. Kept after the source has stopped, until it starts again.
+    /// The end of what a service printed. Kept after it has stopped, until it starts again.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn logs(&self, source: &SourceName) -> Result<String, ClientError> {
-        let request = Request::Logs { source: source.clone() };
+    pub fn logs(&self, source: &SourceName, service: &ServiceName) -> Result<String, ClientError> {
+        let request = Request::Logs { source: source.clone(), service: service.clone() };
         match self.ask(&request, ANSWER_TIMEOUT)? {
             (Reply::Logs { text }, _) => Ok(text),
             _ => Err(ClientError::Misfit),
         }
     }
 
+    /// The sealed layers, how many there are, and their bytes on disk.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn layers(&self) -> Result<(Vec<CachedLayer>, u64, u64), ClientError> {
+        match self.ask(&Request::Layers {}, ANSWER_TIMEOUT)? {
+            (Reply::Layers { layers, count, bytes }, _) => Ok((layers, count, bytes)),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Removes sealed layers beyond the limits, or with `everything` all that nothing holds. Answers how many
+    /// layers and bytes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn collect(&self, everything: bool) -> Result<(u64, u64), ClientError> {
+        match self.ask(&Request::Collect { everything }, ANSWER_TIMEOUT)? {
+            (Reply::Collected { layers, bytes }, _) => Ok((layers, bytes)),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
     fn ask(&self, request: &Request, timeout: Duration) -> Result<(Reply, Option<OwnedFd>), ClientError> {
-        let socket =
-            self.open(timeout).map_err(|source| ClientError::Unreachable { path: self.socket.clone(), source })?;
+        let socket = self
+            .connection(timeout)
+            .map_err(|source| ClientError::Unreachable { path: self.socket.clone(), source })?;
         // A runner that refuses the peer answers without reading, so a failed send may still have a reply.
         let sent = wire::send(&socket, request, &[]);
         match wire::receive(&socket) {
@@ -159,11 +266,15 @@ impl Client {
         }
     }
 
-    fn open(&self, timeout: Duration) -> rustix::io::Result<OwnedFd> {
+    fn connection(&self, timeout: Duration) -> rustix::io::Result<OwnedFd> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         connect(&socket, &SocketAddrUnix::new(&self.socket)?)?;
         set_socket_timeout(&socket, Timeout::Send, Some(ANSWER_TIMEOUT))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(timeout))?;
         Ok(socket)
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

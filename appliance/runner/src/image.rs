@@ -1,7 +1,7 @@
-//! Reads an image's manifest and configuration from the content store, each by its digest.
+//! Reads an image's manifest and configuration, from bytes or from the content store, each by its digest.
 //!
-//! The provider has verified the blobs; they are verified again here, because what is unpacked must follow from
-//! the one digest that was asked for, whoever else can write to the store.
+//! The provider has verified the blobs; documents are verified again here, because what is unpacked must follow
+//! from the one digest that was asked for, whoever else can write to the store.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,42 +12,72 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
-use runner::protocol::{Digest, Refusal};
-
-use crate::orders::{Compression, LayerPlan};
-use crate::unpack::LAYERS_MAX;
+use crate::layer::{Compression, LAYERS_MAX};
+use crate::protocol::{Digest, Refusal};
 
 /// The largest manifest or configuration, in bytes; what registries accept for a manifest.
-const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+pub const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 
 /// Where blobs are, named by the hexadecimal digits of their SHA-256.
 #[derive(Debug)]
-pub(crate) struct Content {
+pub struct Content {
     blobs: PathBuf,
+}
+
+/// A manifest, read but not yet checked against its configuration.
+#[derive(Debug)]
+pub struct Manifest {
+    config: Digest,
+    layers: Vec<Descriptor>,
 }
 
 /// An image, read and checked.
 #[derive(Debug)]
-pub(crate) struct Image {
-    pub(crate) config: ImageConfiguration,
-    layers: Vec<(Descriptor, LayerPlan)>,
+pub struct Image {
+    /// As the image says.
+    pub config: ImageConfiguration,
+    /// Lowest first; 1 to [`LAYERS_MAX`].
+    pub layers: Vec<ImageLayer>,
 }
 
-// === impl Content ===
+/// One layer, as its image describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLayer {
+    /// Of the blob, packed as it is.
+    pub digest: Digest,
+    /// Length of the blob, in bytes.
+    pub packed_bytes: u64,
+    /// By its media type.
+    pub compression: Compression,
+    /// Of the uncompressed tar.
+    pub diff_id: Digest,
+}
 
-impl Content {
-    pub(crate) fn new(dir: &Path) -> Self {
-        Self { blobs: dir.join("blobs/sha256") }
+// === impl Manifest ===
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// [`Refusal::BadImage`] if it is none, or names its configuration by something else than a SHA-256.
+    pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
+        let manifest = ImageManifest::from_reader(bytes).map_err(|error| bad("its manifest", &error))?;
+        Ok(Self { config: digest_of(manifest.config())?, layers: manifest.layers().clone() })
     }
 
-    /// Reads the image that `manifest` names.
-    pub(crate) fn image(&self, manifest: &Digest) -> Result<Image, Refusal> {
-        let bytes = self.document("manifest", manifest)?;
-        let manifest = ImageManifest::from_reader(&bytes[..]).map_err(|error| bad("its manifest", &error))?;
-        let digest = digest_of(manifest.config())?;
-        let bytes = self.document("config", &digest)?;
-        let config = ImageConfiguration::from_reader(&bytes[..]).map_err(|error| bad("its configuration", &error))?;
-        let (layers, diff_ids) = (manifest.layers(), config.rootfs().diff_ids());
+    /// The configuration that it names.
+    #[must_use]
+    pub fn config(&self) -> &Digest {
+        &self.config
+    }
+
+    /// Lays `config`, the bytes of the configuration, beside it.
+    ///
+    /// # Errors
+    /// [`Refusal::BadImage`] if the two do not fit, or a layer is of a kind that nobody unpacks.
+    pub fn with_config(&self, config: &[u8]) -> Result<Image, Refusal> {
+        let config = ImageConfiguration::from_reader(config).map_err(|error| bad("its configuration", &error))?;
+        let (layers, diff_ids) = (&self.layers, config.rootfs().diff_ids());
         if layers.is_empty() || layers.len() > LAYERS_MAX {
             let detail = format!("it has {} layers, of 1 to {LAYERS_MAX}", layers.len());
             return Err(Refusal::BadImage { detail });
@@ -57,29 +87,47 @@ impl Content {
             return Err(Refusal::BadImage { detail });
         }
         let layers = layers.iter().zip(diff_ids).map(|(layer, diff_id)| {
-            let diff_id: Digest = diff_id.parse().map_err(|error| bad("a diff id", &error))?;
-            let compression = compression(layer)?;
-            Ok((layer.clone(), LayerPlan { compression, diff_id: diff_id.hex().to_owned() }))
+            Ok(ImageLayer {
+                digest: digest_of(layer)?,
+                packed_bytes: layer.size(),
+                compression: compression(layer)?,
+                diff_id: diff_id.parse().map_err(|error| bad("a diff id", &error))?,
+            })
         });
         let layers = layers.collect::<Result<_, Refusal>>()?;
         Ok(Image { config, layers })
     }
+}
 
-    /// Opens the blobs of every layer, lowest first.
-    pub(crate) fn layers(&self, image: Image) -> Result<(Vec<LayerPlan>, Vec<OwnedFd>), Refusal> {
-        let mut plans = Vec::new();
-        let mut blobs = Vec::new();
-        for (descriptor, plan) in image.layers {
-            let digest = digest_of(&descriptor)?;
-            let (blob, bytes) = self.open(&digest)?;
-            if bytes != descriptor.size() {
-                let detail = format!("blob {digest} has {bytes} bytes instead of {}", descriptor.size());
-                return Err(Refusal::BadImage { detail });
-            }
-            plans.push(plan);
-            blobs.push(OwnedFd::from(blob));
+// === impl Content ===
+
+impl Content {
+    /// The store whose blobs are in `dir/blobs/sha256`.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { blobs: dir.join("blobs/sha256") }
+    }
+
+    /// Reads the image that `manifest` names.
+    ///
+    /// # Errors
+    /// [`Refusal::BlobMissing`], [`Refusal::DigestMismatch`], [`Refusal::BadImage`].
+    pub fn image(&self, manifest: &Digest) -> Result<Image, Refusal> {
+        let manifest = Manifest::read(&self.document("manifest", manifest)?)?;
+        manifest.with_config(&self.document("config", manifest.config())?)
+    }
+
+    /// Opens the blob of a layer.
+    ///
+    /// # Errors
+    /// [`Refusal::BlobMissing`]; [`Refusal::BadImage`] if its length is not what the manifest says.
+    pub fn layer(&self, layer: &ImageLayer) -> Result<OwnedFd, Refusal> {
+        let (blob, bytes) = self.open(&layer.digest)?;
+        if bytes == layer.packed_bytes {
+            return Ok(blob.into());
         }
-        Ok((plans, blobs))
+        let detail = format!("blob {} has {bytes} bytes instead of {}", layer.digest, layer.packed_bytes);
+        Err(Refusal::BadImage { detail })
     }
 
     /// Reads a small blob whole, and checks that it is what its name says.

@@ -1,8 +1,9 @@
-//! Runs one source in one jail and reports what became of it.
+//! Runs sources, each of their services in a jail, and reports what became of them.
 //!
 //! Owns: the vocabulary between the provider and `rig-runner` ([`protocol`]), how it travels on a Unix
 //! socket ([`wire`]), and the side that asks ([`client`]). The side that answers is the binary `rig-runner`,
-//! whose modules hang off `main.rs`; linking this library brings none of the privileged code with it.
+//! whose modules hang off `main.rs`; linking this library brings none of the privileged code with it. What reads
+//! foreign bytes (images, layers) stands here rather than there, so that a fuzzer can reach it.
 //!
 //! Never: HTTP, the host's network, a key, a download. The provider fetches and verifies blobs; the runner
 //! unpacks them, runs them, and hands out connected file descriptors.
@@ -15,3 +16,9 @@ pub mod protocol;
 pub mod wire;
 
 pub mod client;
+
+#[doc(hidden)]
+pub mod image;
+
+#[doc(hidden)]
+pub mod layer;

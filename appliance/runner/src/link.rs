@@ -14,11 +14,11 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use runner::protocol::Exit;
+use runner::protocol::{Exit, Health};
 use runner::wire::{self, WireError};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::orders::{Order, Report, StepFailed, Ticket};
+use crate::orders::{Order, Refused, Report, StepFailed, Ticket};
 
 /// How long the spawner may take to report on a start. Its own limit for a child is 20 s.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(25);
@@ -37,13 +37,14 @@ struct Waiting {
     watch: Arc<Watch>,
 }
 
-type Answer = Result<(i32, Vec<OwnedFd>), StepFailed>;
+type Answer = Result<(i32, Vec<OwnedFd>), Refused>;
 
 /// How what was ordered ended, once it has.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     exit: Mutex<Option<Exit>>,
     ended: Condvar,
+    health: Mutex<Option<Health>>,
 }
 
 /// An order that was not carried out.
@@ -51,6 +52,8 @@ pub(crate) struct Watch {
 pub(crate) enum LinkError {
     #[error("the spawner could not do it")]
     Failed(#[source] StepFailed),
+    #[error("{detail}")]
+    Refused { detail: String },
     #[error("tell the spawner")]
     Wire(#[from] WireError),
     #[error("the spawner did not report within {REPORT_TIMEOUT:?}")]
@@ -105,7 +108,7 @@ impl Link {
             return Err(error.into());
         }
         match answer.recv_timeout(REPORT_TIMEOUT) {
-            Ok(answer) => answer.map_err(LinkError::Failed),
+            Ok(answer) => answer.map_err(LinkError::from),
             Err(_) => Err(LinkError::Silent),
         }
     }
@@ -128,9 +131,14 @@ impl Link {
                         let _ = waiting.answer.try_send(Ok((pid, fds)));
                     }
                 }
-                Report::Failed { ticket, failure } => {
+                Report::Failed { ticket, refused } => {
                     if let Some(waiting) = waiting.remove(&ticket) {
-                        let _ = waiting.answer.try_send(Err(failure));
+                        let _ = waiting.answer.try_send(Err(refused));
+                    }
+                }
+                Report::Health { ticket, health } => {
+                    if let Some(waiting) = waiting.get(&ticket) {
+                        *waiting.watch.health.lock().unwrap_or_else(PoisonError::into_inner) = Some(health);
                     }
                 }
                 Report::Exited { ticket, exit } => {
@@ -143,12 +151,35 @@ impl Link {
     }
 }
 
+// === impl LinkError ===
+
+impl From<Refused> for LinkError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Step(failure) => Self::Failed(failure),
+            Refused::Service { detail } => Self::Refused { detail },
+        }
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
     fn end(&self, exit: Exit) {
         *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         self.ended.notify_all();
+    }
+
+    /// The end, if it comes within `timeout`.
+    pub(crate) fn wait_for(&self, timeout: Duration) -> Option<Exit> {
+        let exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended.wait_timeout_while(exit, timeout, |exit| exit.is_none());
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// What the health test said last; `None` before its first word.
+    pub(crate) fn health(&self) -> Option<Health> {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the first process, and with it every other of its namespace, has been reaped.

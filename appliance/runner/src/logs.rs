@@ -1,7 +1,7 @@
 //! What a service printed, in two files that take turns.
 //!
 //! Invariants: a source's log never takes more than twice [`FILE_BYTES_MAX`] on disk; what is handed out is
-//! text in which no control character is left but the line feed, and fits its message.
+//! text in which no control character is left but the line feed, nor one that turns text around, and fits its message.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -94,6 +94,11 @@ fn last_bytes(path: &Path, count: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Characters that change the direction in which what follows is shown, and so what a reader takes it for.
+fn turns_text(character: char) -> bool {
+    matches!(character, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
 /// The end of `text` with its control characters escaped, at most `bytes_max` bytes as a JSON string's inside.
 fn printable_tail(text: &str, bytes_max: usize) -> String {
     let mut kept: VecDeque<String> = VecDeque::new();
@@ -101,7 +106,7 @@ fn printable_tail(text: &str, bytes_max: usize) -> String {
     for character in text.chars().rev() {
         let shown = match character {
             '\n' => "\n".to_owned(),
-            control if control.is_control() => control.escape_unicode().to_string(),
+            control if control.is_control() || turns_text(control) => control.escape_unicode().to_string(),
             plain => plain.to_string(),
         };
         // JSON puts a backslash before each of these.

@@ -14,7 +14,17 @@ mod slots;
 
 mod state_dir;
 
-mod image;
+mod clear;
+
+mod layers;
+
+mod disk;
+
+mod furniture;
+
+mod cgroup;
+
+mod network;
 
 mod service;
 
@@ -30,9 +40,12 @@ mod jail;
 
 mod unpack;
 
+mod seal;
+
 mod kernel;
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +55,9 @@ use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -81,11 +96,52 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
     signals.thread_block().context("block signals")?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("await signals")?;
 
+    allow_descriptors().context("raise the limit of descriptors")?;
+    // What is mounted for jails is mounted for this process and its children alone, and goes with them.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
+    let everything = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", everything).context("make mounts private")?;
+
     let state = state_dir::StateDir::open(&run.state)?;
+    let cache = layers::CacheLimits {
+        bytes_max: run.cache_bytes_max,
+        age_max: Duration::from_secs(run.cache_days_max.saturating_mul(24 * 60 * 60)),
+    };
+    let cgroups = run.limits.cgroup.as_deref().map(cgroup::Cgroups::open).transpose()?;
+    if cgroups.is_none() {
+        tracing::warn!("jails are limited by rlimits only: let no stranger's code run here");
+    }
+    if run.egress {
+        network::clear_abandoned()?;
+    }
+    let io_max = match (&cgroups, run.job_disk_rate) {
+        (None, _) | (_, 0) => Vec::new(),
+        (Some(_), rate) => vec![disk_limit(state.path(), rate)?],
+    };
     let (spawner_gone, alive) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
     let link = link::Link::start(state.path(), alive).context("start the spawner")?;
-    let content = image::Content::new(&run.content);
-    let sources = Arc::new(sources::Sources::new(content, state, link, run.unpacked_bytes_max));
+    let layers = Arc::new(layers::Layers::open(state.path(), link.clone(), cache)?);
+    let slots = slots::Slots::new(state.path());
+    let disks = disk::Disks::new(state.path());
+    let sources = Arc::new(sources::Sources {
+        content: runner::image::Content::new(&run.content),
+        layers,
+        state,
+        slots,
+        disks,
+        spare: std::sync::Mutex::default(),
+        link,
+        cgroups,
+        egress: run.egress.then(|| network::Egress {
+            rate_bytes_per_s: run.egress_rate,
+            total_bytes: run.egress_total,
+            resolvers: run.resolvers.clone(),
+        }),
+        unpacked_bytes_max: run.unpacked_bytes_max,
+        io_max,
+        memory_bytes: run.job_memory.map_or_else(job_memory_bytes, Ok)?,
+        open: std::sync::Mutex::default(),
+    });
     let server = server::Server::listen(&run.socket, &run.allow_uids, sources.clone())?;
     tracing::info!(socket = %run.socket.display(), "the runner listens");
 
@@ -111,6 +167,30 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
             server.accept();
         }
     }
+}
+
+/// Limits a jail on the disk that `dir` is on, in bytes per second.
+fn disk_limit(dir: &Path, rate: u64) -> anyhow::Result<cgroup::IoMax> {
+    let (major, minor) = disk::whole_disk(dir).with_context(|| {
+        format!("find the disk of {}; with --job-disk-rate 0 jails are not limited on it", dir.display())
+    })?;
+    Ok(cgroup::IoMax { major, minor, read_bytes: Some(rate), write_bytes: Some(rate), reads: None, writes: None })
+}
+
+/// A full runner holds some 1,700 descriptors; a login shell allows 1,024, and may allow more when asked.
+fn allow_descriptors() -> rustix::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+}
+
+/// What the machine has, less what the rig needs for itself, in bytes.
+fn job_memory_bytes() -> anyhow::Result<u64> {
+    const RIG_BYTES: u64 = 1 << 30;
+    let text = std::fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("find MemTotal in /proc/meminfo")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("read MemTotal of /proc/meminfo")?;
+    Ok((kib * 1024).saturating_sub(RIG_BYTES).max(RIG_BYTES / 2))
 }
 
 /// To the journal if systemd connected it, else to standard error; `RIG_LOG` sets the filter.

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -19,7 +20,7 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve the provider until told to stop
-    Run(Run),
+    Run(Box<Run>),
     /// Make jails for the runner that started this process; of no use to anyone else
     #[command(hide = true)]
     Spawner,
@@ -34,7 +35,7 @@ pub(crate) struct Run {
     /// The content store: blobs are read from DIR/blobs/sha256
     #[arg(long, value_name = "DIR")]
     pub(crate) content: PathBuf,
-    /// Where images are unpacked and runs keep their files
+    /// Where sealed images, volumes and runs are kept; a real file system, not one in memory
     #[arg(long, value_name = "DIR")]
     pub(crate) state: PathBuf,
     /// A uid besides root that may ask; the first one owns the socket
@@ -43,4 +44,47 @@ pub(crate) struct Run {
     /// The most bytes that one image may unpack to
     #[arg(long, value_name = "BYTES", default_value_t = 32 << 30)]
     pub(crate) unpacked_bytes_max: u64,
+    /// How jails are limited
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
+    /// The most memory that one jail may use, in bytes; the default is the machine's less 1 GiB
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) job_memory: Option<u64>,
+    /// The most bytes per second that one jail may read from, and write to, the disk below the state directory; 0 for
+    /// as many as it can. Needs --cgroup
+    #[arg(long, value_name = "BYTES", default_value_t = 200_000_000)]
+    pub(crate) job_disk_rate: u64,
+    /// Sealed layers beyond this many bytes are removed, least recently used first
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 30)]
+    pub(crate) cache_bytes_max: u64,
+    /// Sealed layers that were not used for this many days are removed
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pub(crate) cache_days_max: u64,
+    /// Let sources whose policy says so talk to public addresses
+    #[arg(long)]
+    pub(crate) egress: bool,
+    /// The most bytes per second that one source may exchange with the internet
+    #[arg(long, value_name = "BYTES", default_value_t = 25_000_000, requires = "egress")]
+    pub(crate) egress_rate: u64,
+    /// The most bytes that one source may exchange with the internet until it is stopped
+    #[arg(long, value_name = "BYTES", default_value_t = 512 << 30, requires = "egress")]
+    pub(crate) egress_total: u64,
+    /// A public resolver that sources may ask; repeat it for more
+    #[arg(long = "resolver", value_name = "IP", default_values_t = RESOLVERS, requires = "egress")]
+    pub(crate) resolvers: Vec<Ipv4Addr>,
+}
+
+/// Two public resolvers of different operators, both of which refuse names that are known to be malicious.
+const RESOLVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1, 1, 2)];
+
+/// One of the two must be said, so that nobody gets less than he thinks.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct LimitOptions {
+    /// A cgroup v2 directory that is the runner's own: memory, processes, processor and disk are limited per jail
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Limit processes only one by one; for machines without cgroup v2, where no stranger's code runs
+    #[arg(long)]
+    pub(crate) rlimits_only: bool,
 }

@@ -3,6 +3,9 @@
 //! One request per connection, one reply, at most one file descriptor beside it. Both ends ship in one image,
 //! so messages carry no version; an unknown field is refused rather than ignored. Anything that is bounded
 //! has its bound here, because both ends must agree on it.
+//!
+//! The order of a source's life: its images are prepared, it is opened (its network and its volumes), its
+//! services are started, and it is stopped, which closes it. Volumes outlive that, until it is forgotten.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,9 +14,15 @@ use serde::{Deserialize, Serialize};
 
 mod names;
 mod refusal;
+mod spec;
+mod state;
 
-pub use names::{Digest, Malformed, SourceName};
+pub use names::{Digest, Malformed, ServiceName, SourceName, VolumeName};
 pub use refusal::Refusal;
+pub use spec::{
+    HealthTest, Limits, NetworkPolicy, Published, ServiceSpec, SourcePlan, TmpfsMount, VolumeMount, VolumePlan,
+};
+pub use state::{CachedLayer, Confinement, Exit, Health, ServiceState, SourceState};
 
 /// Where the runner listens when nothing else is configured.
 pub const SOCKET_PATH: &str = "/run/rig/runner.sock";
@@ -21,71 +30,144 @@ pub const SOCKET_PATH: &str = "/run/rig/runner.sock";
 /// The largest message in either direction, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// The address, inside every jail, at which callbacks are awaited: a /32 on the jail's own loopback.
+/// The address, in every source's network, at which callbacks are awaited and published ports are found.
 pub const CALLBACK_ADDR: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 
 /// The port of the callback listener; the one that the network's first provider software published.
 pub const CALLBACK_PORT: u16 = 20_000;
 
-/// The name that [`CALLBACK_ADDR`] has in the jail's `/etc/hosts`.
+/// The name that [`CALLBACK_ADDR`] has in every jail's `/etc/hosts`.
 pub const CALLBACK_HOST: &str = "host.docker.internal";
 
-/// The most sources that one runner holds, running or ended.
+/// The most sources that one runner holds.
 pub const SOURCES_MAX: usize = 32;
 
-/// The most text of a source's log that one reply carries, in bytes, before JSON quotes it.
+/// The most services of one source.
+pub const SERVICES_MAX: usize = 16;
+
+/// The most services of all sources together: one message lists them.
+pub const SERVICES_TOTAL_MAX: usize = 128;
+
+/// The most volumes of one source.
+pub const VOLUMES_MAX: usize = 16;
+
+/// The most ports that one source publishes besides its own.
+pub const PUBLISHED_MAX: usize = 32;
+
+/// The most further names that the services of one source have together.
+pub const ALIASES_MAX: usize = 64;
+
+/// The most mounts of one service, of volumes and of tmpfs each.
+pub const MOUNTS_MAX: usize = 32;
+
+/// The most layers that one reply lists; a message holds them.
+pub const LAYERS_LISTED_MAX: usize = 384;
+
+/// The most text of a service's log that one reply carries, in bytes, before JSON quotes it.
 pub const LOG_TAIL_BYTES_MAX: usize = 48 * 1024;
 
-/// The longest time between SIGTERM and SIGKILL that a [`Request::Stop`] may ask for, in milliseconds.
+/// The longest time between SIGTERM and SIGKILL that a stop may ask for, in milliseconds.
 pub const GRACE_MS_MAX: u64 = 120_000;
+
+/// The longest that a [`Request::Wait`] may wait, in milliseconds. Each waits on one of the runner's connections.
+pub const WAIT_MS_MAX: u64 = 60_000;
 
 /// What the provider asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Unpack the image whose manifest has this digest, from blobs that are already in the content store.
-    /// Idempotent.
+    /// Which layers of an image whose manifest and configuration are in the content store are neither sealed
+    /// here nor need be: what must be downloaded before [`Request::Prepare`].
+    Missing {
+        /// The image manifest, not an index.
+        manifest: Digest,
+    },
+    /// Unpack and seal what is not sealed yet of the image whose manifest has this digest, from blobs that are
+    /// in the content store. Idempotent.
     Prepare {
-        /// Whose files these will be.
+        /// Under whose ids it is unpacked.
         source: SourceName,
         /// The image manifest, not an index.
         manifest: Digest,
     },
-    /// Run a prepared image. Asking again for what already runs changes nothing.
-    Start {
-        /// Who runs.
+    /// Give a source its network and its volumes. Asking again for the same changes nothing.
+    Open {
+        /// Who.
         source: SourceName,
+        /// What it gets.
+        plan: Box<SourcePlan>,
+    },
+    /// Run a prepared image as a service of an open source. Asking again for what already runs changes nothing.
+    Start {
+        /// Whose service.
+        source: SourceName,
+        /// Which of the services that its plan names.
+        service: ServiceName,
         /// The image manifest that was prepared.
         manifest: Digest,
         /// How it runs. Boxed: it is many times larger than the rest.
-        service: Box<ServiceSpec>,
+        spec: Box<ServiceSpec>,
     },
-    /// A TCP stream to `127.0.0.1:port` inside the jail; the reply carries it.
+    /// A TCP stream to a port of a service; the reply carries it.
     Connect {
-        /// Whose jail.
+        /// Whose service.
         source: SourceName,
-        /// Port inside the jail.
+        /// Which.
+        service: ServiceName,
+        /// Port inside its jail.
         port: u16,
     },
-    /// The callback listener of the jail; the reply carries a duplicate of it. It outlives the service, until
-    /// the source is stopped or started again, so that a last callback is not lost.
+    /// The callback listener of the source; the reply carries a duplicate of it. It outlives the services, until
+    /// the source is stopped, so that a last callback is not lost.
     Listener {
-        /// Whose jail.
+        /// Whose.
         source: SourceName,
     },
-    /// SIGTERM, `grace_ms`, SIGKILL; answers when every process of the source has been reaped.
+    /// What a service is doing, told when it has ended or `timeout_ms` is over.
+    Wait {
+        /// Whose service.
+        source: SourceName,
+        /// Which.
+        service: ServiceName,
+        /// Milliseconds, at most [`WAIT_MS_MAX`].
+        timeout_ms: u64,
+    },
+    /// End one service: SIGTERM, `grace_ms`, SIGKILL; answers when every process of it has been reaped.
+    StopService {
+        /// Whose service.
+        source: SourceName,
+        /// Which.
+        service: ServiceName,
+        /// Milliseconds between the two signals, at most [`GRACE_MS_MAX`].
+        grace_ms: u64,
+    },
+    /// End all services of a source, and close it.
     Stop {
         /// Who stops.
         source: SourceName,
         /// Milliseconds between the two signals, at most [`GRACE_MS_MAX`].
         grace_ms: u64,
     },
+    /// Remove the volumes of a source that is not open. Nothing to remove is fine.
+    Forget {
+        /// Whose.
+        source: SourceName,
+    },
     /// Every source and its state.
     List {},
-    /// The end of what a source printed.
+    /// The end of what a service printed.
     Logs {
         /// Whose output.
         source: SourceName,
+        /// Which service's.
+        service: ServiceName,
+    },
+    /// The sealed layers.
+    Layers {},
+    /// Remove sealed layers: those that the limits say, or every one that nothing holds.
+    Collect {
+        /// Not only what is beyond the limits.
+        everything: bool,
     },
 }
 
@@ -93,21 +175,40 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reply {
+    /// To [`Request::Missing`].
+    Missing {
+        /// Digests of blobs, lowest layer first, each once.
+        layers: Vec<Digest>,
+    },
     /// To [`Request::Prepare`].
     Prepared(Prepared),
+    /// To [`Request::Open`].
+    Opened {
+        /// It was open before, with the same plan.
+        already: bool,
+    },
     /// To [`Request::Start`].
     Started(Started),
     /// To [`Request::Connect`]; the descriptor is a non-blocking TCP stream.
     Connected {},
     /// To [`Request::Listener`]; the descriptor is a non-blocking TCP listener.
     Listening {},
-    /// To [`Request::Stop`].
+    /// To [`Request::Wait`].
+    Waited {
+        /// When the wait was over.
+        state: ServiceState,
+    },
+    /// To [`Request::StopService`] and [`Request::Stop`].
     Stopped {
-        /// What it took.
+        /// What it took; of several services, what the slowest took.
         how: Ending,
     },
+    /// To [`Request::Forget`].
+    Forgotten {},
     /// To [`Request::List`], by name.
     Sources {
+        /// How jails are limited on this machine.
+        confinement: Confinement,
         /// At most [`SOURCES_MAX`].
         sources: BTreeMap<SourceName, SourceState>,
     },
@@ -116,6 +217,22 @@ pub enum Reply {
         /// Standard output and standard error, interleaved; see [`LOG_TAIL_BYTES_MAX`].
         text: String,
     },
+    /// To [`Request::Layers`].
+    Layers {
+        /// Most recently used first, at most [`LAYERS_LISTED_MAX`].
+        layers: Vec<CachedLayer>,
+        /// Layers, including those that are not listed.
+        count: u64,
+        /// Bytes on disk, including those that are not listed.
+        bytes: u64,
+    },
+    /// To [`Request::Collect`].
+    Collected {
+        /// Layers removed.
+        layers: u64,
+        /// Bytes freed.
+        bytes: u64,
+    },
     /// To anything that was not done.
     Refused {
         /// Why, and what to do.
@@ -123,15 +240,15 @@ pub enum Reply {
     },
 }
 
-/// An image stands unpacked.
+/// An image stands sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prepared {
-    /// Bytes of file content written; 0 if `already`.
+    /// Bytes of file content unpacked; 0 if `already`.
     pub bytes: u64,
     /// Tar entries read; 0 if `already`.
     pub entries: u64,
-    /// It had been unpacked before.
+    /// All of its layers had been sealed before.
     pub already: bool,
 }
 
@@ -150,8 +267,8 @@ pub struct Started {
 #[serde(transparent)]
 pub struct RunNumber(pub u64);
 
-/// What it took to end a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What it took to end a service; later ones took more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// It had ended by itself.
@@ -160,77 +277,6 @@ pub enum Ending {
     Terminated,
     /// It was killed.
     Killed,
-}
-
-/// What a source is doing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
-pub enum SourceState {
-    /// Its jail is up. That its port is open is for [`Request::Connect`] to find out.
-    Running {
-        /// The jail's first process, as the host numbers it.
-        pid: i32,
-        /// Unix seconds.
-        since_unix: u64,
-    },
-    /// Its jail is gone; the entry stays until the source is stopped or started again.
-    Exited {
-        /// How the service ended.
-        exit: Exit,
-        /// The last lines that it printed, short enough for a list.
-        log_tail: String,
-    },
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Exit {
-    /// It returned this status.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-}
-
-/// How to run a service. `None` means: as the image says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceSpec {
-    /// Replaces the image's `Cmd`.
-    pub command: Option<Vec<String>>,
-    /// Replaces the image's `Entrypoint`, and drops its `Cmd`.
-    pub entrypoint: Option<Vec<String>>,
-    /// Added to the image's environment; the last of equal names wins.
-    pub environment: Vec<(String, String)>,
-    /// Absolute, inside the image; made if absent.
-    pub working_dir: Option<String>,
-    /// `user`, `uid`, `user:group` or `uid:gid`, inside the image.
-    pub user: Option<String>,
-    /// Only `/tmp` and `/dev/shm` can be written.
-    pub read_only: bool,
-    /// What one jail may use.
-    pub limits: Limits,
-}
-
-/// What one jail may use, enforced by rlimits and by the size of its temporary file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Descriptors per process.
-    pub open_files: u64,
-    /// Processes and threads of the jail.
-    pub processes: u64,
-    /// The size of any one file, in bytes.
-    pub file_bytes: u64,
-    /// The size of `/tmp`, in bytes.
-    pub tmp_bytes: u64,
-}
-
-impl Default for Limits {
-    /// Enough for a Python web service with a model in memory.
-    fn default() -> Self {
-        Self { open_files: 4096, processes: 2048, file_bytes: 64 << 30, tmp_bytes: 1 << 30 }
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! Answers the provider: one request per connection, one thread per connection.
 //!
 //! Invariants: nobody is heard before the kernel has said who they are; at most [`CONNECTIONS_MAX`] are served
-//! at once; the thread that enters a jail's network namespace serves nobody and ends.
+//! at once.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -13,14 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use runner::protocol::{Refusal, Reply, Request, SourceName};
+use runner::protocol::{Refusal, Reply, Request};
 use runner::wire::{self, WireError};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, recv,
     shutdown, socket_with,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::sources::Sources;
 
@@ -29,9 +27,6 @@ const CONNECTIONS_MAX: usize = 32;
 
 /// How long a client may take to send its request or to take its reply.
 const TALK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a connection into a jail may take. Its loopback answers at once; a full backlog does not.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The runner's socket.
 #[derive(Debug)]
@@ -176,38 +171,32 @@ fn serve(client: &OwnedFd, sources: &Arc<Sources>) {
 
 fn answer(request: Request, sources: &Arc<Sources>) -> Answer {
     let reply = match request {
+        Request::Missing { manifest } => Reply::Missing { layers: sources.missing(&manifest)? },
         Request::Prepare { source, manifest } => Reply::Prepared(sources.prepare(&source, &manifest)?),
-        Request::Start { source, manifest, service } => Reply::Started(sources.start(&source, &manifest, *service)?),
-        Request::Connect { source, port } => {
-            let stream = connect(&source, sources.netns(&source)?, port)?;
+        Request::Open { source, plan } => Reply::Opened { already: sources.open(&source, *plan)? },
+        Request::Start { source, service, manifest, spec } => {
+            Reply::Started(sources.start(&source, &service, &manifest, *spec)?)
+        }
+        Request::Connect { source, service, port } => {
+            let stream = sources.connect(&source, &service, port)?;
             return Ok((Reply::Connected {}, Some(Arc::new(stream.into()))));
         }
         Request::Listener { source } => return Ok((Reply::Listening {}, Some(sources.listener(&source)?))),
+        Request::Wait { source, service, timeout_ms } => {
+            Reply::Waited { state: sources.wait(&source, &service, timeout_ms)? }
+        }
+        Request::StopService { source, service, grace_ms } => {
+            Reply::Stopped { how: sources.stop_service(&source, &service, grace_ms)? }
+        }
         Request::Stop { source, grace_ms } => Reply::Stopped { how: sources.stop(&source, grace_ms)? },
-        Request::List {} => Reply::Sources { sources: sources.list()? },
-        Request::Logs { source } => Reply::Logs { text: sources.logs(&source)? },
+        Request::Forget { source } => {
+            sources.forget(&source)?;
+            Reply::Forgotten {}
+        }
+        Request::List {} => Reply::Sources { confinement: sources.confinement(), sources: sources.list()? },
+        Request::Logs { source, service } => Reply::Logs { text: sources.logs(&source, &service)? },
+        Request::Layers {} => sources.cached()?,
+        Request::Collect { everything } => sources.collect(everything)?,
     };
     Ok((reply, None))
-}
-
-/// A stream to `port` on the jail's loopback, made by a thread that enters the jail's network and ends there.
-fn connect(source: &SourceName, netns: Arc<OwnedFd>, port: u16) -> Result<TcpStream, Refusal> {
-    let enter_and_connect = move || {
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        Ok::<_, io::Error>(stream)
-    };
-    let internal = |detail: String| Refusal::Internal { detail };
-    let thread = std::thread::Builder::new().name("connect".to_owned()).spawn(enter_and_connect);
-    let joined = thread.map_err(|error| internal(format!("start a thread: {error}")))?.join();
-    match joined.map_err(|_| internal("the connecting thread panicked".to_owned()))? {
-        Ok(stream) => Ok(stream),
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut) => {
-            Err(Refusal::NotListening { source_name: source.clone(), port })
-        }
-        Err(error) => Err(internal(format!("connect into the jail: {error}"))),
-    }
 }

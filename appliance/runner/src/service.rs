@@ -1,26 +1,20 @@
 //! What exactly is executed: the image's defaults and the provider's spec, merged.
 //!
-//! Invariants: nothing that steers a loader or a driver comes from the image's environment; the user is an id
-//! of the slot; whatever is looked up in the image is looked up inside the image.
-
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+//! Invariants: nothing that steers a loader or a driver comes from the image's environment; what is mounted is
+//! mounted below directories that are the image's to give, parents first.
 
 use oci_spec::image::ImageConfiguration;
-use runner::protocol::{Refusal, ServiceSpec};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
-
-use crate::slots::IDS_PER_SLOT;
+use runner::protocol::{MOUNTS_MAX, Refusal, ServiceSpec, TmpfsMount, VolumeMount};
 
 /// Variables that an image may not set: they choose code to load, or claim devices.
 const STRIPPED: [&str; 5] = ["LD_", "GLIBC_TUNABLES", "MALLOC_", "NVIDIA_", "CUDA_"];
 
-/// The most bytes of command, arguments and environment together: half of a message to the spawner.
+/// The most bytes of command, environment, user and working directory together, written as JSON: half of a message to
+/// the spawner.
 const WORDS_BYTES_MAX: usize = 32 * 1024;
 
-/// The largest `/etc/passwd` or `/etc/group` that is read, in bytes.
-const ACCOUNTS_BYTES_MAX: u64 = 1 << 20;
+/// What is not the image's, so nothing is mounted over it or below it.
+const NOT_THE_IMAGES: [&str; 3] = ["/proc", "/dev", "/sys"];
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -31,40 +25,89 @@ pub(crate) struct Service {
     /// `NAME=value`, each name once.
     pub(crate) environment: Vec<String>,
     pub(crate) working_dir: String,
-    pub(crate) user: User,
+    /// As it was named; it is looked up inside the jail.
+    pub(crate) user: String,
+    /// Parents before what is mounted below them.
+    pub(crate) mounts: Vec<Mount>,
 }
 
-/// Who runs it, inside the jail.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    home: String,
+/// What is mounted where the service wants it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Mount {
+    Tmpfs(TmpfsMount),
+    Volume(VolumeMount),
 }
 
-/// Merges `spec` over the configuration of the image that is unpacked at `root`.
-pub(crate) fn merge(config: &ImageConfiguration, spec: &ServiceSpec, root: &Path) -> Result<Service, Refusal> {
+/// Merges `spec` over the configuration of the image.
+pub(crate) fn merge(config: &ImageConfiguration, spec: &ServiceSpec) -> Result<Service, Refusal> {
     let image = config.config().clone().unwrap_or_default();
     let argv = command(spec, image.entrypoint().as_deref(), image.cmd().as_deref())?;
-    let name = spec.user.as_deref().or(image.user().as_deref()).unwrap_or_default();
-    let user = user(name, root)?;
+    let user = spec.user.as_deref().or(image.user().as_deref()).unwrap_or_default().to_owned();
     let working_dir = spec.working_dir.as_deref().or(image.working_dir().as_deref());
     let working_dir = match working_dir.unwrap_or_default() {
         "" => "/".to_owned(),
         dir if dir.starts_with('/') && !dir.contains('\0') => dir.to_owned(),
         dir => return Err(refused(format!("working directory {dir:?} is not absolute"))),
     };
-    if spec.limits.tmp_bytes == 0 {
+    if spec.limits.tmp_bytes == 0 || spec.limits.shm_bytes == 0 || spec.tmpfs.iter().any(|mount| mount.bytes == 0) {
         // To tmpfs, nothing means without limit.
-        return Err(refused("its limit tmp_bytes is 0".to_owned()));
+        return Err(refused("a temporary file system of 0 bytes would have no limit".to_owned()));
     }
-    let environment = environment(image.env().as_deref().unwrap_or_default(), spec, &user.home)?;
-    let bytes: usize = argv.iter().chain(&environment).map(|word| word.len() + 1).sum();
+    let mounts = mounts(spec)?;
+    let environment = environment(image.env().as_deref().unwrap_or_default(), spec)?;
+    if spec.health.as_ref().is_some_and(|test| test.command.is_empty()) {
+        return Err(refused("its health test names no command".to_owned()));
+    }
+    // As they travel: a control character is six bytes in JSON.
+    let words = (&argv, &environment, &working_dir, &user, &spec.health);
+    let bytes = serde_json::to_vec(&words).map_or(usize::MAX, |words| words.len());
     if bytes > WORDS_BYTES_MAX {
-        let detail = format!("its command and environment have {bytes} bytes, of at most {WORDS_BYTES_MAX}");
+        let detail =
+            format!("its command, environment, user and directory have {bytes} bytes, of at most {WORDS_BYTES_MAX}");
         return Err(refused(detail));
     }
-    Ok(Service { argv, environment, working_dir, user })
+    Ok(Service { argv, environment, working_dir, user, mounts })
+}
+
+fn mounts(spec: &ServiceSpec) -> Result<Vec<Mount>, Refusal> {
+    if spec.tmpfs.len() > MOUNTS_MAX || spec.volumes.len() > MOUNTS_MAX {
+        return Err(refused(format!("it has more than {MOUNTS_MAX} mounts of one kind")));
+    }
+    let tmpfs = spec.tmpfs.iter().cloned().map(Mount::Tmpfs);
+    let mut mounts: Vec<Mount> = tmpfs.chain(spec.volumes.iter().cloned().map(Mount::Volume)).collect();
+    // A path comes before every path below it.
+    mounts.sort_by(|a, b| a.target().cmp(b.target()));
+    for (number, mount) in mounts.iter().enumerate() {
+        mount_target(mount.target())?;
+        if mounts[..number].iter().any(|other| other.target() == mount.target()) {
+            return Err(refused(format!("two mounts have the target {:?}", mount.target())));
+        }
+    }
+    Ok(mounts)
+}
+
+impl Mount {
+    fn target(&self) -> &str {
+        match self {
+            Self::Tmpfs(tmpfs) => &tmpfs.target,
+            Self::Volume(volume) => &volume.target,
+        }
+    }
+}
+
+/// The longest path that the kernel takes, with its end.
+const PATH_BYTES_MAX: usize = 4095;
+
+fn mount_target(target: &str) -> Result<(), Refusal> {
+    let is_clean = target.split('/').skip(1).all(|name| !matches!(name, "" | "." | ".."));
+    if !target.starts_with('/') || !is_clean || target.contains('\0') || target.len() > PATH_BYTES_MAX {
+        return Err(refused(format!("mount target {target:?} is no absolute path without empty names and dots")));
+    }
+    let covers = |place: &&&str| target == **place || target.starts_with(&format!("{place}/"));
+    match NOT_THE_IMAGES.iter().find(covers) {
+        Some(place) => Err(refused(format!("nothing can be mounted at {target:?}: {place} is not the image's"))),
+        None => Ok(()),
+    }
 }
 
 /// As container engines do: an entrypoint of the spec drops the image's command.
@@ -83,8 +126,8 @@ fn command(spec: &ServiceSpec, entrypoint: Option<&[String]>, cmd: Option<&[Stri
     }
 }
 
-fn environment(image: &[String], spec: &ServiceSpec, home: &str) -> Result<Vec<String>, Refusal> {
-    let mut merged = vec![("PATH".to_owned(), PATH.to_owned()), ("HOME".to_owned(), home.to_owned())];
+fn environment(image: &[String], spec: &ServiceSpec) -> Result<Vec<String>, Refusal> {
+    let mut merged = vec![("PATH".to_owned(), PATH.to_owned())];
     let mut set = |name: &str, value: &str| {
         merged.retain(|(other, _)| other != name);
         merged.push((name.to_owned(), value.to_owned()));
@@ -103,65 +146,6 @@ fn environment(image: &[String], spec: &ServiceSpec, home: &str) -> Result<Vec<S
     Ok(merged.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
 
-/// Reads `user`, `uid`, `user:group` or `uid:gid`; nothing means root of the jail, which is nobody on the host.
-fn user(name: &str, root: &Path) -> Result<User, Refusal> {
-    let (name, group) = name.split_once(':').map_or((name, None), |(name, group)| (name, Some(group)));
-    let name = if name.is_empty() { "0" } else { name };
-    let accounts = accounts(root, "etc/passwd")?;
-    let account = accounts
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields.first() == Some(&name) || (name.parse::<u32>().is_ok() && fields.get(2) == Some(&name)));
-    let field = |index: usize| account.as_ref().and_then(|fields| fields.get(index).copied());
-    let uid = match name.parse() {
-        Ok(uid) => uid,
-        Err(_) => number(field(2)).ok_or_else(|| refused(format!("the image has no user {name:?}")))?,
-    };
-    let gid = match group {
-        None | Some("") => number(field(3)).unwrap_or(0),
-        Some(group) => group_id(group, root)?,
-    };
-    if uid >= IDS_PER_SLOT || gid >= IDS_PER_SLOT {
-        return Err(refused(format!("user {uid}:{gid} is beyond 65535")));
-    }
-    let home = field(5).filter(|home| home.starts_with('/')).unwrap_or("/").to_owned();
-    Ok(User { uid, gid, home })
-}
-
-fn group_id(name: &str, root: &Path) -> Result<u32, Refusal> {
-    if let Ok(gid) = name.parse() {
-        return Ok(gid);
-    }
-    let groups = accounts(root, "etc/group")?;
-    let group =
-        groups.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields.first() == Some(&name));
-    let gid = number(group.as_ref().and_then(|fields| fields.get(2).copied()));
-    gid.ok_or_else(|| refused(format!("the image has no group {name:?}")))
-}
-
-fn number(field: Option<&str>) -> Option<u32> {
-    field?.parse().ok()
-}
-
-/// The text of an account file of the image; empty if the image has none.
-fn accounts(root: &Path, path: &str) -> Result<String, Refusal> {
-    let internal = |errno: std::io::Error| Refusal::Internal { detail: format!("read the image's {path}: {errno}") };
-    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, root, directory, Mode::empty()).map_err(|errno| internal(errno.into()))?;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let Ok(file) = openat2(&root, path, flags, Mode::empty(), resolve) else {
-        return Ok(String::new());
-    };
-    let status = rustix::fs::fstat(&file).map_err(|errno| internal(errno.into()))?;
-    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-        return Ok(String::new());
-    }
-    let mut bytes = Vec::new();
-    File::from(file).take(ACCOUNTS_BYTES_MAX).read_to_end(&mut bytes).map_err(internal)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 fn refused(detail: String) -> Refusal {
     Refusal::BadService { detail }
 }
@@ -171,19 +155,11 @@ mod tests {
     use super::*;
 
     fn merged(config: &str, spec: &ServiceSpec) -> Result<Service, Refusal> {
-        let root = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir(root.path().join("etc")).expect("mkdir");
-        std::fs::write(
-            root.path().join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n",
-        )
-        .expect("write");
-        std::fs::write(root.path().join("etc/group"), "video:x:44:\n").expect("write");
         let text = format!(
             r#"{{"architecture":"amd64","os":"linux","config":{config},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );
         let config = ImageConfiguration::from_reader(text.as_bytes()).expect("a configuration");
-        merge(&config, spec, root.path())
+        merge(&config, spec)
     }
 
     fn words(words: &[&str]) -> Option<Vec<String>> {
@@ -195,32 +171,41 @@ mod tests {
         let config = r#"{"Entrypoint":["/e"],"Cmd":["c"],"WorkingDir":"/w","User":"app"}"#;
         let plain = merged(config, &ServiceSpec::default()).expect("merged");
         assert_eq!(plain.argv, ["/e", "c"]);
-        assert_eq!((plain.user.uid, plain.user.gid, plain.working_dir.as_str()), (1000, 1001, "/w"));
+        assert_eq!((plain.user.as_str(), plain.working_dir.as_str()), ("app", "/w"));
         let spec = ServiceSpec { command: words(&["d"]), ..ServiceSpec::default() };
         assert_eq!(merged(config, &spec).expect("merged").argv, ["/e", "d"]);
         let spec =
             ServiceSpec { entrypoint: words(&["/f"]), user: Some("7:video".to_owned()), ..ServiceSpec::default() };
         let replaced = merged(config, &spec).expect("merged");
         assert_eq!(replaced.argv, ["/f"]);
-        assert_eq!((replaced.user.uid, replaced.user.gid), (7, 44));
+        assert_eq!(replaced.user, "7:video");
     }
 
     #[test]
     fn an_image_cannot_choose_what_is_loaded() {
         let config = r#"{"Cmd":["c"],"Env":["LD_PRELOAD=/x","NVIDIA_VISIBLE_DEVICES=all","CUDA_X=1","GLIBC_TUNABLES=y","A=1","PATH=/p"]}"#;
         let spec = ServiceSpec { environment: vec![("A".to_owned(), "2".to_owned())], ..ServiceSpec::default() };
-        assert_eq!(merged(config, &spec).expect("merged").environment, ["HOME=/root", "PATH=/p", "A=2"]);
+        assert_eq!(merged(config, &spec).expect("merged").environment, ["PATH=/p", "A=2"]);
     }
 
     #[test]
-    fn a_user_beyond_the_slot_and_a_missing_command_are_refused() {
+    fn a_service_that_cannot_be_is_refused() {
+        let mount = |target: &str| ServiceSpec {
+            tmpfs: vec![TmpfsMount { target: target.to_owned(), bytes: 1, mode: 0o755 }],
+            ..ServiceSpec::default()
+        };
         for (config, spec) in [
-            (r#"{"Cmd":["c"],"User":"65536"}"#, ServiceSpec::default()),
-            (r#"{"Cmd":["c"],"User":"nobody-here"}"#, ServiceSpec::default()),
             (r#"{"Cmd":["c"],"WorkingDir":"relative"}"#, ServiceSpec::default()),
             ("{}", ServiceSpec::default()),
+            (r#"{"Cmd":["c"]}"#, mount("relative")),
+            (r#"{"Cmd":["c"]}"#, mount("/")),
+            (r#"{"Cmd":["c"]}"#, mount("/a/../b")),
+            (r#"{"Cmd":["c"]}"#, mount("/proc/sys")),
+            (r#"{"Cmd":["c"]}"#, mount("/dev")),
+            (r#"{"Cmd":["c"]}"#, mount("/sys")),
         ] {
             assert!(matches!(merged(config, &spec), Err(Refusal::BadService { .. })), "{config}");
         }
+        assert!(merged(r#"{"Cmd":["c"]}"#, &mount("/devices")).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! Which range of the host's user ids belongs to which source.
 //!
-//! Invariants: two sources never share a range; a source keeps its range for good, because its unpacked files
+//! Invariants: two sources never share a range; a source keeps its range until it is forgotten, because its volumes
 //! are owned by it; no range contains an id that a person or a service of the host has.
 
 use std::fs;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 const FIRST_ID: u32 = 200_000;
 
 /// Ids per slot, inside the jail 0 to 65535.
-pub(crate) const IDS_PER_SLOT: u32 = 65_536;
+pub(crate) use runner::layer::IDS as IDS_PER_SLOT;
 
 /// The most sources that a state directory ever knows.
 const SLOTS_MAX: u32 = 1024;
@@ -58,9 +58,10 @@ impl Slot {
         FIRST_ID + self.0 * IDS_PER_SLOT
     }
 
-    /// Where the slot's unpacked images are, relative to the state directory.
-    pub(crate) fn roots(self) -> String {
-        format!("roots/{}", self.0)
+    /// Unique among the sources that are known.
+    pub(crate) fn number(self) -> u16 {
+        // `parse` and `of` admit no number from SLOTS_MAX upwards.
+        u16::try_from(self.0).unwrap_or(u16::MAX)
     }
 }
 
@@ -100,6 +101,56 @@ impl Slots {
         fs::write(&half, format!("{}\n", free.0)).map_err(failed("write", &half))?;
         fs::rename(&half, &path).map_err(failed("rename", &path))?;
         Ok(free)
+    }
+
+    /// The slot of `source`, if it has one.
+    pub(crate) fn known(&self, source: &SourceName) -> Result<Option<Slot>, SlotError> {
+        let path = self.dir.join(source.as_str());
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| SlotError::File { operation, path, source }
+        };
+        match fs::read_to_string(&path) {
+            Ok(text) => parse(&text).map(Some).map_err(failed("parse")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read")(error)),
+        }
+    }
+
+    /// Gives the slot of `source` to whoever comes next. Nothing of the source may be left.
+    pub(crate) fn free(&self, source: &SourceName) -> Result<(), SlotError> {
+        let _allocation = self.allocation.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.dir.join(source.as_str());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(SlotError::File { operation: "remove", path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until nobody else opens, starts, stops or forgets `source`, and answers its slot, given now if it has
+    /// none.
+    pub(crate) fn turn(&self, source: &SourceName) -> Result<(Slot, MutexGuard<'_, ()>), SlotError> {
+        loop {
+            let slot = self.of(source)?;
+            let turn = self.lock_run(slot);
+            // It may have been forgotten while we waited, and the slot been given to another.
+            if self.known(source)? == Some(slot) {
+                return Ok((slot, turn));
+            }
+        }
+    }
+
+    /// Waits until nobody else unpacks for `source` or forgets it, and answers its slot, given now if it has none.
+    pub(crate) fn image_turn(&self, source: &SourceName) -> Result<(Slot, MutexGuard<'_, ()>), SlotError> {
+        loop {
+            let slot = self.of(source)?;
+            let turn = self.lock_images(slot);
+            if self.known(source)? == Some(slot) {
+                return Ok((slot, turn));
+            }
+        }
     }
 
     /// Waits until nobody else unpacks for the source of `slot`.

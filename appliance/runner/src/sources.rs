@@ -1,310 +1,304 @@
-//! Every source that the runner holds: prepares, starts, stops, and knows them.
+//! Every source that the runner holds: prepares, opens, starts, stops, and knows them.
 //!
-//! Invariants: a source is started or stopped by one caller at a time, and unpacked for by one; the table is
-//! locked only to look or to change an entry, never across anything that can block; when a run has ended, its
-//! directory and our hold on its network namespace go before anyone is told; its callback listener, in which an
-//! answer may wait for a provider that was away, goes when the source is stopped or started again.
+//! Invariants: a source is opened, started or stopped by one caller at a time; the table is locked only to look or
+//! to change an entry, never across anything that can block; when a run has ended, its directory, its disk, its
+//! cgroup and its hold on its image go before anyone is told; the callback listener, in which an answer may wait
+//! for a provider that was away, goes when the source is stopped.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use runner::image::Content;
 use runner::protocol::{
-    Digest, Ending, GRACE_MS_MAX, LOG_TAIL_BYTES_MAX, Prepared, Refusal, RunNumber, SOURCES_MAX, ServiceSpec,
-    SourceName, SourceState, Started,
+    Confinement, Digest, Ending, GRACE_MS_MAX, LOG_TAIL_BYTES_MAX, Refusal, RunNumber, SERVICES_TOTAL_MAX, SOURCES_MAX,
+    ServiceName, ServiceSpec, ServiceState, SourceName, SourcePlan, SourceState, Started, VolumeName, WAIT_MS_MAX,
 };
-use runner::wire;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::image::Content;
-use crate::link::{Link, LinkError, Watch};
-use crate::logs::{self, Log};
-use crate::orders::{JailPlan, Order, StepFailed, UnpackPlan, Unpacked};
-use crate::service;
+use crate::cgroup::{Cgroups, IoMax};
+use crate::disk::{Disk, DiskError, Disks};
+use crate::layers::Layers;
+use crate::link::Link;
+use crate::logs;
+use crate::network::Egress;
 use crate::slots::{Slot, Slots};
-use crate::state_dir::{StateDir, root_of};
+use crate::state_dir::StateDir;
 
+mod images;
+mod launch;
+mod open;
 mod run;
 
-use run::{Jail, Run, Wanted};
+use open::{Source, Volume};
+use run::Run;
 
-/// How much of an ended source's log stands in a list, in bytes: [`SOURCES_MAX`] of them fit one message.
+/// How much of ended services' logs stands in one list, in bytes: half of a message.
+const LIST_TAILS_BYTES: usize = 32 * 1024;
+
+/// How much of one ended service's log stands in a list at most, in bytes.
 const LIST_TAIL_BYTES: usize = 1024;
 
-/// How long an unpack may take; the client gives up at the same time.
-const UNPACK_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// How long a connection into a jail may take. Its network answers at once; a full backlog does not.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// All sources.
+/// All sources, and what they are made with.
 #[derive(Debug)]
 pub(crate) struct Sources {
-    content: Content,
-    state: StateDir,
-    slots: Slots,
-    link: Arc<Link>,
+    pub(crate) content: Content,
+    pub(crate) layers: Arc<Layers>,
+    pub(crate) state: StateDir,
+    pub(crate) slots: Slots,
+    pub(crate) disks: Disks,
+    /// A network namespace that leads nowhere, made in advance: it is the dearest part of a jail.
+    pub(crate) spare: Mutex<Option<OwnedFd>>,
+    pub(crate) link: Arc<Link>,
+    /// `None`: rlimits only.
+    pub(crate) cgroups: Option<Cgroups>,
+    /// What sources that may talk to the internet get of it; `None`: no source may.
+    pub(crate) egress: Option<Egress>,
     /// The most bytes that one image may have when uncompressed.
-    unpacked_bytes_max: u64,
-    runs: Mutex<BTreeMap<SourceName, Arc<Run>>>,
+    pub(crate) unpacked_bytes_max: u64,
+    /// What one jail may ask of the disks.
+    pub(crate) io_max: Vec<IoMax>,
+    /// What a jail may use whose spec does not say, in bytes.
+    pub(crate) memory_bytes: u64,
+    pub(crate) open: Mutex<BTreeMap<SourceName, Arc<Source>>>,
 }
 
 // === impl Sources ===
 
 impl Sources {
-    pub(crate) fn new(content: Content, state: StateDir, link: Arc<Link>, unpacked_bytes_max: u64) -> Self {
-        let slots = Slots::new(state.path());
-        Self { content, state, slots, link, unpacked_bytes_max, runs: Mutex::default() }
-    }
-
-    pub(crate) fn prepare(&self, source: &SourceName, manifest: &Digest) -> Result<Prepared, Refusal> {
-        let slot = self.slots.of(source).map_err(|error| internal(&error))?;
-        let _turn = self.slots.lock_images(slot);
-        if self.state.is_unpacked(slot, manifest) {
-            return Ok(Prepared { bytes: 0, entries: 0, already: true });
-        }
-        let image = self.content.image(manifest)?;
-        let (layers, blobs) = self.content.layers(image)?;
-        let diff_ids: Vec<String> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        let target = self.state.begin_root(slot, manifest).map_err(|error| internal(&error))?;
-        let ticket = self.link.ticket();
-        let plan = UnpackPlan { ticket, slot, target: target.clone(), layers, bytes_max: self.unpacked_bytes_max };
-        let prepared = match self.unpack(plan, &blobs) {
-            Ok(Unpacked::Done { bytes, entries }) => {
-                let kept = self.state.keep_root(&target, slot, manifest);
-                kept.map(|()| Prepared { bytes, entries, already: false }).map_err(|error| internal(&error))
+    pub(crate) fn open(&self, name: &SourceName, plan: SourcePlan) -> Result<bool, Refusal> {
+        open::check(&plan)?;
+        let (slot, _turn) = self.slots.turn(name).map_err(|error| internal(&error))?;
+        if let Some(source) = self.sources().get(name) {
+            if source.plan == plan {
+                return Ok(true);
             }
-            Ok(Unpacked::DigestMismatch { layer, found }) => Err(layer_mismatch(layer, &diff_ids, &found)),
-            Ok(Unpacked::Refused { detail }) => Err(Refusal::BadImage { detail }),
-            Ok(Unpacked::Failed(failure)) => Err(jail_failed(failure)),
-            Err(refusal) => Err(refusal),
-        };
-        if prepared.is_err() {
-            self.state.discard(&target).map_err(|error| internal(&error))?;
+            return Err(Refusal::RunsDifferently { source_name: name.clone(), difference: "plan".to_owned() });
         }
-        prepared
+        let services: usize = self.sources().values().map(|source| source.plan.services.len()).sum();
+        if self.sources().len() >= SOURCES_MAX {
+            return Err(Refusal::TooManySources { limit: format!("{SOURCES_MAX} sources") });
+        }
+        if services + plan.services.len() > SERVICES_TOTAL_MAX {
+            return Err(Refusal::TooManySources { limit: format!("{services} of {SERVICES_TOTAL_MAX} services") });
+        }
+        let volumes = self.volumes(slot, &plan)?;
+        let source = Source::new(name.clone(), slot, plan, self.egress.as_ref(), volumes)?;
+        self.sources().insert(name.clone(), Arc::new(source));
+        Ok(false)
     }
 
-    /// Has an image unpacked; when this returns, nobody writes to its target any more.
-    fn unpack(&self, plan: UnpackPlan, blobs: &[OwnedFd]) -> Result<Unpacked, Refusal> {
-        let ticket = plan.ticket;
-        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .and_then(|(near, far)| {
-                set_socket_timeout(&near, Timeout::Recv, Some(UNPACK_TIMEOUT))?;
-                Ok((near, far))
-            })
-            .map_err(|error| internal(&error))?;
-        let mut fds = vec![far.as_fd()];
-        fds.extend(blobs.iter().map(AsFd::as_fd));
-        let watch = Arc::new(Watch::default());
-        let begun = self.link.order(ticket, &Order::Unpack(plan), &fds, watch.clone());
-        let (_, pidfds) = begun.map_err(link_failed)?;
-        drop(fds);
-        drop(far);
-        let unpacked = wire::receive(&near);
-        for pidfd in &pidfds {
-            // After an answer it is ending anyway; without one it must.
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    fn volumes(&self, slot: Slot, plan: &SourcePlan) -> Result<BTreeMap<VolumeName, Volume>, Refusal> {
+        let mut volumes = BTreeMap::new();
+        for volume in &plan.volumes {
+            let (file, mount) = self.state.volume(slot, &volume.name).map_err(|error| internal(&error))?;
+            let disk = self.disks.volume(&file, volume.bytes, &self.state.path().join(&mount), slot);
+            let disk = disk.map_err(disk_refused)?;
+            volumes.insert(volume.name.clone(), Volume { data: Disk::room(&mount, "data"), _disk: disk });
         }
-        watch.wait();
-        match unpacked {
-            Ok((unpacked, _)) => Ok(unpacked),
-            Err(error) => Err(Refusal::BadImage { detail: format!("the unpacker did not survive it ({error})") }),
-        }
+        Ok(volumes)
     }
 
     pub(crate) fn start(
         self: &Arc<Self>,
-        source: &SourceName,
+        name: &SourceName,
+        service: &ServiceName,
         manifest: &Digest,
         spec: ServiceSpec,
     ) -> Result<Started, Refusal> {
-        let slot = self.slots.of(source).map_err(|error| internal(&error))?;
-        let _turn = self.slots.lock_run(slot);
-        let present = self.runs().get(source).cloned();
-        if let Some(run) = present.filter(|run| run.exit().is_none()) {
+        let (source, _turn) = self.turn(name)?;
+        source.number(service)?;
+        let present = source.runs().get(service).cloned();
+        if let Some(run) = present.filter(|run| run.over().is_none()) {
             return match run.difference(manifest, &spec) {
                 None => Ok(Started { run: RunNumber(run.number.0), already: true }),
                 Some(difference) => {
                     let difference = difference.to_owned();
-                    Err(Refusal::RunsDifferently { source_name: source.clone(), difference })
+                    Err(Refusal::RunsDifferently { source_name: name.clone(), difference })
                 }
             };
         }
-        let held = self.runs().len();
-        if held >= SOURCES_MAX && !self.runs().contains_key(source) {
-            return Err(Refusal::TooManySources { limit: SOURCES_MAX });
-        }
-        if !self.state.is_unpacked(slot, manifest) {
-            return Err(Refusal::NotPrepared { source_name: source.clone(), manifest: manifest.clone() });
-        }
-        let run = self.launch(source, slot, manifest, spec)?;
+        let run = self.launch(&source, service, manifest, spec)?;
         let started = Started { run: RunNumber(run.number.0), already: false };
-        self.runs().insert(source.clone(), run);
+        source.runs().insert(service.clone(), run);
         Ok(started)
     }
 
-    fn launch(
-        self: &Arc<Self>,
-        source: &SourceName,
-        slot: Slot,
-        manifest: &Digest,
-        spec: ServiceSpec,
-    ) -> Result<Arc<Run>, Refusal> {
-        let root = root_of(slot, manifest);
-        let image = self.content.image(manifest)?;
-        let service = service::merge(&image.config, &spec, &self.state.path().join(&root))?;
-        let number = self.link.ticket();
-        let run_dir = self.state.begin_run(number, slot, source).map_err(|error| internal(&error))?;
-        let plan = JailPlan {
-            ticket: number,
-            slot,
-            root,
-            run_dir: run_dir.clone(),
-            hostname: source.to_string(),
-            argv: service.argv,
-            environment: service.environment,
-            working_dir: service.working_dir,
-            uid: service.user.uid,
-            gid: service.user.gid,
-            read_only: spec.read_only,
-            limits: spec.limits,
-        };
-        let launched = self.order_jail(source, plan);
-        let (jail, keeper) = match launched {
-            Ok(launched) => launched,
-            Err(refusal) => {
-                self.state.discard(&run_dir).map_err(|error| internal(&error))?;
-                return Err(refusal);
+    /// A stream to a port of a service.
+    pub(crate) fn connect(&self, name: &SourceName, service: &ServiceName, port: u16) -> Result<TcpStream, Refusal> {
+        let source = self.source(name)?;
+        let not_running = || Refusal::NotRunning { source_name: name.clone(), service: service.clone() };
+        let number = source.number(service)?;
+        source.run(service)?.over().map_or(Ok(()), |_| Err(not_running()))?;
+        let hub = source.hub.as_ref().ok_or_else(|| Refusal::BadPlan { detail: "it has no network".to_owned() })?;
+        hub.connect(number, port, CONNECT_TIMEOUT).map_err(|error| match error.kind() {
+            std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::TimedOut => {
+                Refusal::NotListening { source_name: name.clone(), service: service.clone(), port }
             }
-        };
-        let wanted = Wanted { number, manifest: manifest.clone(), spec };
-        let run = Arc::new(Run::new(wanted, jail));
-        let (sources, kept, name) = (self.clone(), run.clone(), source.clone());
-        let spawned = std::thread::Builder::new().name("run".to_owned()).spawn(move || {
-            keeper.log.follow(keeper.output);
-            let exit = keeper.watch.wait();
-            if let Err(error) = sources.state.discard(&run_dir) {
-                tracing::warn!(source = %name, %error, "a run's directory is left");
-            }
-            kept.end(exit);
-            tracing::info!(source = %name, run = kept.number.0, ?exit, "a source ended");
-        });
-        if let Err(error) = spawned {
-            // Without a keeper nobody reads its output; the runner is out of threads and says so.
-            run.kill();
-            return Err(internal(&error));
-        }
-        tracing::info!(source = %source, run = number.0, pid = run.pid, "a source started");
-        Ok(run)
-    }
-
-    fn order_jail(&self, source: &SourceName, plan: JailPlan) -> Result<(Jail, Keeper), Refusal> {
-        let log = Log::begin(&self.state.logs(source)).map_err(|error| internal(&error))?;
-        let (output, far) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| internal(&error))?;
-        let watch = Arc::new(Watch::default());
-        let ticket = plan.ticket;
-        let order = Order::Start(Box::new(plan));
-        let (pid, fds) = self.link.order(ticket, &order, &[far.as_fd()], watch.clone()).map_err(link_failed)?;
-        let [pidfd, netns, listener] = <[OwnedFd; 3]>::try_from(fds)
-            .map_err(|_| Refusal::Internal { detail: "the spawner sent no jail".to_owned() })?;
-        Ok((Jail { pid, pidfd, netns, listener }, Keeper { log, output: File::from(output), watch }))
-    }
-
-    /// The network namespace of a running source.
-    pub(crate) fn netns(&self, source: &SourceName) -> Result<Arc<OwnedFd>, Refusal> {
-        self.run(source)?.netns().ok_or_else(|| not_running(source))
+            _ => Refusal::Internal { detail: format!("connect into the jail: {error}") },
+        })
     }
 
     /// The callback listener of a source that has not been stopped.
-    pub(crate) fn listener(&self, source: &SourceName) -> Result<Arc<OwnedFd>, Refusal> {
-        Ok(self.run(source)?.listener())
+    pub(crate) fn listener(&self, name: &SourceName) -> Result<Arc<OwnedFd>, Refusal> {
+        let source = self.source(name)?;
+        let hub = source.hub.as_ref().ok_or_else(|| Refusal::BadPlan { detail: "it has no network".to_owned() })?;
+        Ok(hub.listener().clone())
     }
 
-    pub(crate) fn stop(&self, source: &SourceName, grace_ms: u64) -> Result<Ending, Refusal> {
-        // A name without a run gets no slot for having been asked about.
-        self.run(source)?;
-        let slot = self.slots.of(source).map_err(|error| internal(&error))?;
-        let _turn = self.slots.lock_run(slot);
-        let run = self.run(source)?;
-        let grace = Duration::from_millis(grace_ms.min(GRACE_MS_MAX));
-        let how = run.stop(grace).ok_or_else(|| {
-            let detail = format!("source {source} was killed and is not gone");
-            Refusal::Internal { detail }
-        })?;
-        self.runs().remove(source);
+    pub(crate) fn stop_service(
+        &self,
+        name: &SourceName,
+        service: &ServiceName,
+        grace_ms: u64,
+    ) -> Result<Ending, Refusal> {
+        let (source, _turn) = self.turn(name)?;
+        let run = source.run(service)?;
+        let how = end(&source, service, &run, Duration::from_millis(grace_ms.min(GRACE_MS_MAX)))?;
+        source.runs().remove(service);
         Ok(how)
     }
 
-    pub(crate) fn list(&self) -> Result<BTreeMap<SourceName, SourceState>, Refusal> {
-        let runs = self.runs().clone();
-        let state = |(source, run): (SourceName, Arc<Run>)| {
-            let state = match run.exit() {
-                None => SourceState::Running { pid: run.pid, since_unix: run.since_unix },
-                Some(exit) => {
-                    let tail = logs::tail(&self.state.logs(&source), LIST_TAIL_BYTES);
-                    SourceState::Exited { exit, log_tail: tail.map_err(|error| internal(&error))? }
-                }
-            };
-            Ok((source, state))
-        };
-        runs.into_iter().map(state).collect()
+    pub(crate) fn stop(&self, name: &SourceName, grace_ms: u64) -> Result<Ending, Refusal> {
+        let (source, _turn) = self.turn(name)?;
+        let how = stop_services(&source, Duration::from_millis(grace_ms.min(GRACE_MS_MAX)))?;
+        self.sources().remove(name);
+        Ok(how)
     }
 
-    pub(crate) fn logs(&self, source: &SourceName) -> Result<String, Refusal> {
-        logs::tail(&self.state.logs(source), LOG_TAIL_BYTES_MAX).map_err(|error| internal(&error))
+    /// Removes everything that is kept of a source that is not open, its slot included.
+    pub(crate) fn forget(&self, name: &SourceName) -> Result<(), Refusal> {
+        let Some(slot) = self.slots.known(name).map_err(|error| internal(&error))? else { return Ok(()) };
+        // Nobody else takes both, so nobody waits for us while we wait.
+        let _images = self.slots.lock_images(slot);
+        let _turn = self.slots.lock_run(slot);
+        if self.slots.known(name).map_err(|error| internal(&error))? != Some(slot) {
+            return Ok(());
+        }
+        if self.sources().contains_key(name) {
+            return Err(Refusal::RunsDifferently { source_name: name.clone(), difference: "plan".to_owned() });
+        }
+        self.state.forget(slot, name).map_err(|error| internal(&error))?;
+        self.slots.free(name).map_err(|error| internal(&error))
+    }
+
+    pub(crate) fn confinement(&self) -> Confinement {
+        if self.cgroups.is_some() { Confinement::Cgroups } else { Confinement::RlimitsOnly }
+    }
+
+    pub(crate) fn list(&self) -> Result<BTreeMap<SourceName, SourceState>, Refusal> {
+        let sources: Vec<Arc<Source>> = self.sources().values().cloned().collect();
+        let ended = sources.iter().map(|source| source.runs().values().filter(|run| run.over().is_some()).count());
+        let tail = LIST_TAILS_BYTES / ended.sum::<usize>().max(1);
+        let state = |source: Arc<Source>| {
+            let runs = source.runs().clone();
+            let services = runs.into_iter().map(|(service, run)| {
+                let state = self.state_of(&source, &service, &run, tail)?;
+                Ok((service, state))
+            });
+            let services = services.collect::<Result<_, Refusal>>()?;
+            let traffic = source.hub.as_ref().map(crate::network::Hub::traffic).transpose();
+            let traffic = traffic.map_err(|error| internal(&error))?.unwrap_or_default();
+            let (received_bytes, sent_bytes) = (traffic.received_bytes, traffic.sent_bytes);
+            Ok((source.name.clone(), SourceState { services, received_bytes, sent_bytes }))
+        };
+        sources.into_iter().map(state).collect()
+    }
+
+    /// What a service is doing, or became of it.
+    pub(crate) fn wait(
+        &self,
+        name: &SourceName,
+        service: &ServiceName,
+        timeout_ms: u64,
+    ) -> Result<ServiceState, Refusal> {
+        let source = self.source(name)?;
+        let run = source.run(service)?;
+        run.is_over_within(Duration::from_millis(timeout_ms.min(WAIT_MS_MAX)));
+        self.state_of(&source, service, &run, LIST_TAIL_BYTES)
+    }
+
+    fn state_of(
+        &self,
+        source: &Source,
+        service: &ServiceName,
+        run: &Run,
+        tail_bytes: usize,
+    ) -> Result<ServiceState, Refusal> {
+        let Some(over) = run.over() else {
+            let (health, memory_bytes) = (run.health(), run.memory_bytes());
+            return Ok(ServiceState::Running { pid: run.pid, since_unix: run.since_unix, health, memory_bytes });
+        };
+        let log_tail = logs::tail(&self.state.logs(&source.name, service), tail_bytes.min(LIST_TAIL_BYTES));
+        let log_tail = log_tail.map_err(|error| internal(&error))?;
+        Ok(ServiceState::Exited { exit: over.exit, out_of_memory: over.out_of_memory, log_tail })
+    }
+
+    pub(crate) fn logs(&self, source: &SourceName, service: &ServiceName) -> Result<String, Refusal> {
+        logs::tail(&self.state.logs(source, service), LOG_TAIL_BYTES_MAX).map_err(|error| internal(&error))
     }
 
     /// Stops everything, at once; for when the runner itself is told to end.
     pub(crate) fn stop_all(&self, grace: Duration) {
-        let runs: Vec<Arc<Run>> = self.runs().values().cloned().collect();
-        runs.iter().for_each(|run| run.terminate());
+        let sources: Vec<Arc<Source>> = self.sources().values().cloned().collect();
+        let runs = || sources.iter().flat_map(|source| source.runs().values().cloned().collect::<Vec<_>>());
+        runs().for_each(|run| run.terminate());
         let deadline = Instant::now() + grace;
-        for run in &runs {
+        for run in runs() {
             run.stop(deadline.saturating_duration_since(Instant::now()));
         }
     }
 
-    fn run(&self, source: &SourceName) -> Result<Arc<Run>, Refusal> {
-        self.runs().get(source).cloned().ok_or_else(|| not_running(source))
+    /// Waits until nobody else starts or stops something of a source that is open, and answers it.
+    fn turn(&self, name: &SourceName) -> Result<(Arc<Source>, MutexGuard<'_, ()>), Refusal> {
+        loop {
+            let source = self.source(name)?;
+            let turn = self.slots.lock_run(source.slot);
+            // It may have been stopped while we waited, and opened again.
+            if Arc::ptr_eq(&source, &self.source(name)?) {
+                return Ok((source, turn));
+            }
+        }
     }
 
-    fn runs(&self) -> MutexGuard<'_, BTreeMap<SourceName, Arc<Run>>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn source(&self, name: &SourceName) -> Result<Arc<Source>, Refusal> {
+        self.sources().get(name).cloned().ok_or_else(|| Refusal::NotOpen { source_name: name.clone() })
+    }
+
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<SourceName, Arc<Source>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the thread that keeps a run works with.
-#[derive(Debug)]
-struct Keeper {
-    log: Log,
-    output: File,
-    watch: Arc<Watch>,
+/// Ends all services of a source side by side; answers what the slowest took.
+fn stop_services(source: &Source, grace: Duration) -> Result<Ending, Refusal> {
+    let runs = source.runs().clone();
+    runs.values().for_each(|run| run.terminate());
+    let deadline = Instant::now() + grace;
+    let mut slowest = Ending::AlreadyExited;
+    for (service, run) in runs {
+        let how = end(source, &service, &run, deadline.saturating_duration_since(Instant::now()))?;
+        slowest = slowest.max(how);
+    }
+    Ok(slowest)
 }
 
-fn not_running(source: &SourceName) -> Refusal {
-    Refusal::NotRunning { source_name: source.clone() }
+fn end(source: &Source, service: &ServiceName, run: &Run, grace: Duration) -> Result<Ending, Refusal> {
+    run.stop(grace).ok_or_else(|| {
+        let detail = format!("service {service} of source {} was killed and is not gone", source.name);
+        Refusal::Internal { detail }
+    })
 }
 
-fn jail_failed(StepFailed { step, errno }: StepFailed) -> Refusal {
-    Refusal::JailFailed { step, errno }
-}
-
-fn link_failed(error: LinkError) -> Refusal {
+/// What a caller is told of a disk that cannot be had.
+fn disk_refused(error: DiskError) -> Refusal {
     match error {
-        LinkError::Failed(failure) => jail_failed(failure),
+        DiskError::Full { free_bytes, needed_bytes } => Refusal::DiskFull { free_bytes, needed_bytes },
         other => internal(&other),
-    }
-}
-
-fn layer_mismatch(layer: usize, diff_ids: &[String], found: &str) -> Refusal {
-    let digest = |hex: &str| format!("sha256:{hex}").parse();
-    let expected = diff_ids.get(layer).map_or("", String::as_str);
-    match (digest(expected), digest(found)) {
-        (Ok(expected), Ok(found)) => Refusal::DigestMismatch { object: format!("layer {layer}"), expected, found },
-        _ => Refusal::Internal { detail: "the unpacker answered no digest".to_owned() },
     }
 }
 

@@ -4,11 +4,14 @@
 //! state directory as working directory. A child is made from here rather than from the runner because copying
 //! a small process is fast, and because only a single-threaded process may run arbitrary code after a fork.
 //!
+//! It lives in the runner's mount namespace, so what the runner mounted for a jail is there for the jail's first
+//! process, and for nobody else on the machine.
+//!
 //! Invariants: when the runner dies, so does the spawner (end of file on the socket, and the parent-death
 //! signal), and when the spawner dies, so does every jail (end of file on each lifeline, and the same signal).
 //! Children are reaped through their pidfds; no signal handler exists.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -16,15 +19,17 @@ use nix::errno::Errno;
 use nix::libc;
 use runner::protocol::Exit;
 use runner::wire::{self, WireError};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, WaitId, pidfd_send_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::jail::{self, Filter, FilterError, Lines, Progress, reap};
+use crate::jail::{self, Lines, Progress, reap};
 use crate::kernel::{self, Cloned, Side};
-use crate::orders::{JailPlan, Order, Report, Step, StepFailed, Ticket, UnpackPlan};
+use crate::orders::{JailPlan, Order, Refused, Report, SealPlan, Step, StepFailed, Ticket, UnpackPlan, Word};
+use crate::seal;
 use crate::slots::{IDS_PER_SLOT, Slot};
 use crate::unpack;
 
@@ -34,27 +39,30 @@ const ENTRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a child that panicked returns (`EX_SOFTWARE` of sysexits).
 const EXIT_PANICKED: i32 = 70;
 
-/// Namespaces of a jail: all that there are.
+/// Namespaces of a jail: all that there are but the network's, which the runner makes, so that no process in it
+/// has any power over it.
 const JAIL_NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWNET
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWTIME;
+
+/// Namespaces of an unpacker: its network has nothing but a loopback that is down.
+const UNPACKER_NAMESPACES: i32 = JAIL_NAMESPACES | libc::CLONE_NEWNET;
 
 /// Why the spawner gives up; the runner ends with it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpawnerError {
     #[error("prepare the spawner")]
     Setup(#[source] StepFailed),
-    #[error(transparent)]
-    Filter(#[from] FilterError),
     #[error("wait for orders and for children")]
     Poll(#[source] rustix::io::Errno),
     #[error("hear from the runner")]
     Wire(#[from] WireError),
+    #[error("return from a jail's network")]
+    Strayed(#[source] StepFailed),
 }
 
 /// A process that the spawner made and has not reaped.
@@ -65,32 +73,41 @@ struct Child {
     pidfd: OwnedFd,
     /// Only of a jail: an unpacker speaks to the runner itself.
     lifeline: Option<OwnedFd>,
+    /// What the jail's first process said that the service returned.
+    exit: Option<Exit>,
 }
 
 /// Carries out orders until the runner is gone.
 pub(crate) fn run() -> Result<(), SpawnerError> {
     let runner = take_standard_input().map_err(SpawnerError::Setup)?;
-    let filter = Filter::compile()?;
+    let home = rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let home = home.step("open the own network").map_err(SpawnerError::Setup)?;
     let mut children: Vec<Child> = Vec::new();
     loop {
         let mut ready = vec![PollFd::new(&runner, PollFlags::IN)];
         ready.extend(children.iter().map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
+        ready.extend(children.iter().filter_map(|child| Some(PollFd::new(child.lifeline.as_ref()?, PollFlags::IN))));
         match poll(&mut ready, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other.map_err(SpawnerError::Poll)?,
         };
         let ordered = !ready[0].revents().is_empty();
-        let mut ended = Vec::new();
+        drop(ready);
+        let mut reports = Vec::new();
         children.retain_mut(|child| match reap(WaitId::PidFd(child.pidfd.as_fd())) {
-            Ok(None) => true,
+            Ok(None) => {
+                reports.extend(child.hear());
+                true
+            }
             Ok(Some(exit)) => {
-                ended.push(Report::Exited { ticket: child.ticket, exit: child.last_words().unwrap_or(exit) });
+                let exit = child.last_words().unwrap_or(exit);
+                reports.push(Report::Exited { ticket: child.ticket, exit });
                 false
             }
             // ECHILD: not ours any more. It cannot be, but waiting for it forever would be worse.
             Err(_) => false,
         });
-        for report in ended {
+        for report in reports {
             wire::send(&runner, &report, &[])?;
         }
         if ordered {
@@ -98,7 +115,7 @@ pub(crate) fn run() -> Result<(), SpawnerError> {
                 Err(WireError::Closed) => return Ok(()),
                 received => {
                     let (order, fds) = received?;
-                    children.extend(carry_out(order, fds, &runner, &filter)?);
+                    children.extend(carry_out(order, fds, &Tools { runner: &runner, home: &home })?);
                 }
             }
         }
@@ -114,84 +131,160 @@ fn take_standard_input() -> Result<OwnedFd, StepFailed> {
     Ok(runner)
 }
 
-fn carry_out(
-    order: Order,
-    fds: Vec<OwnedFd>,
-    runner: &OwnedFd,
-    filter: &Filter,
-) -> Result<Option<Child>, SpawnerError> {
+/// What every order is carried out with.
+struct Tools<'a> {
+    runner: &'a OwnedFd,
+    /// The spawner's own network namespace.
+    home: &'a OwnedFd,
+}
+
+fn carry_out(order: Order, fds: Vec<OwnedFd>, tools: &Tools<'_>) -> Result<Option<Child>, SpawnerError> {
     let (ticket, started) = match order {
-        Order::Start(plan) => (plan.ticket, start(&plan, fds, filter).map(|(jail, fds)| (jail, Vec::from(fds)))),
-        Order::Unpack(plan) => (plan.ticket, start_unpack(&plan, fds, filter).map(|child| (child, Vec::new()))),
+        Order::Start(plan) => (plan.ticket, start(&plan, fds, tools)?),
+        Order::Unpack(plan) => (plan.ticket, start_unpack(&plan, fds)),
+        Order::Seal(plan) => (plan.ticket, start_seal(&plan, fds)),
+        Order::MapIds { ticket, slot } => {
+            let report = match user_namespace(slot) {
+                Ok((pid, namespace)) => {
+                    wire::send(tools.runner, &Report::Started { ticket, pid }, &[namespace.as_fd()])?;
+                    Report::Exited { ticket, exit: Exit::Code(0) }
+                }
+                Err(failure) => Report::Failed { ticket, refused: failure.into() },
+            };
+            wire::send(tools.runner, &report, &[])?;
+            return Ok(None);
+        }
     };
     match started {
-        Ok((child, fds)) => {
+        Ok(child) => {
             let report = Report::Started { ticket, pid: child.pid.as_raw_nonzero().get() };
-            let fds: Vec<_> = [&child.pidfd].into_iter().chain(&fds).map(AsFd::as_fd).collect();
-            wire::send(runner, &report, &fds)?;
+            wire::send(tools.runner, &report, &[child.pidfd.as_fd()])?;
             Ok(Some(child))
         }
-        Err(failure) => {
-            wire::send(runner, &Report::Failed { ticket, failure }, &[])?;
+        Err(refused) => {
+            wire::send(tools.runner, &Report::Failed { ticket, refused }, &[])?;
             Ok(None)
         }
     }
 }
 
-/// Makes a jail and waits until its service has been executed. Answers the jail, its network namespace
-/// and its callback listener.
-fn start(plan: &JailPlan, fds: Vec<OwnedFd>, filter: &Filter) -> Result<(Child, [OwnedFd; 2]), StepFailed> {
-    let [output] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| Errno::EBADMSG).step("read the order")?;
+/// Makes a jail and waits until its service has been executed. The outer error is the spawner's own end.
+fn start(plan: &JailPlan, fds: Vec<OwnedFd>, tools: &Tools<'_>) -> Result<Result<Child, Refused>, SpawnerError> {
+    let mut fds = fds.into_iter();
+    let (Some(output), Some(netns), cgroup) = (fds.next(), fds.next(), fds.next()) else {
+        return Ok(Err(StepFailed { step: "read the order".to_owned(), errno: Errno::EBADMSG as i32 }.into()));
+    };
+    let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+    if let Err(failure) = enter_network(&netns).step("enter the jail's network") {
+        return Ok(Err(failure.into()));
+    }
+    let begun = begin(plan, output, cgroup);
+    // A spawner that stayed there would put the next jail into this one's network.
+    enter_network(tools.home).step("enter the own network").map_err(SpawnerError::Strayed)?;
+    let (cloned, handshake, lifeline) = match begun {
+        Ok(begun) => begun,
+        Err(failure) => return Ok(Err(failure.into())),
+    };
+    Ok(match follow_entry(&handshake) {
+        Ok(()) => {
+            let Cloned { pid, pidfd } = cloned;
+            Ok(Child { ticket: plan.ticket, pid, pidfd, lifeline: Some(lifeline), exit: None })
+        }
+        Err(refused) => {
+            end(&cloned);
+            Err(refused)
+        }
+    })
+}
+
+fn begin(
+    plan: &JailPlan,
+    output: OwnedFd,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(Cloned, OwnedFd, OwnedFd), StepFailed> {
     let (near, far) = pair().step("make the handshake")?;
     let (lifeline, far_lifeline) = pair().step("make the lifeline")?;
     let lines = Lines { handshake: far, lifeline: far_lifeline, output };
-    let (cloned, handshake) = spawn(plan.slot, near, &lines.handshake, || jail::enter(plan, &lines, filter))?;
-    drop(lines);
-    let netns = format!("/proc/{}/ns/net", cloned.pid.as_raw_nonzero());
-    let netns = rustix::fs::open(netns, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let entered = netns.step("open the network namespace").and_then(|netns| {
-        let listener = follow_entry(&handshake)?;
-        Ok([netns, listener])
-    });
-    match entered {
-        Ok(fds) => {
-            let Cloned { pid, pidfd } = cloned;
-            Ok((Child { ticket: plan.ticket, pid, pidfd, lifeline: Some(lifeline) }, fds))
-        }
-        Err(failure) => {
-            end(&cloned);
-            Err(failure)
-        }
-    }
+    let place = Place { namespaces: JAIL_NAMESPACES, cgroup, slot: plan.slot };
+    let (cloned, handshake) = spawn(&place, near, &lines.handshake, || jail::enter(plan, &lines))?;
+    Ok((cloned, handshake, lifeline))
 }
 
-/// Listens to a child on its way into the jail; answers its callback listener once the service is executed.
-fn follow_entry(handshake: &OwnedFd) -> Result<OwnedFd, StepFailed> {
-    let mut listener = None;
+fn enter_network(netns: &OwnedFd) -> rustix::io::Result<()> {
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
+/// Listens to a child on its way into the jail, until the service is executed.
+fn follow_entry(handshake: &OwnedFd) -> Result<(), Refused> {
+    let mut ready = false;
     loop {
         match wire::receive(handshake) {
-            Ok((Progress::Listening, fds)) => listener = fds.into_iter().next(),
-            Ok((Progress::Failed(failure), _)) => return Err(failure),
-            Err(WireError::Closed) => return listener.ok_or(Errno::ECHILD).step("enter the jail"),
-            Err(WireError::Socket { source, .. }) => return Err(source).step("wait for the service's execution"),
-            Err(_) => return Err(Errno::EBADMSG).step("understand the child"),
+            Ok((Progress::Ready, _)) => ready = true,
+            Ok((Progress::Refused(refused), _)) => return Err(refused),
+            Err(WireError::Closed) if ready => return Ok(()),
+            Err(WireError::Closed) => return Err(Errno::ECHILD).step("enter the jail").map_err(Refused::from),
+            Err(WireError::Socket { source, .. }) => {
+                return Err(source).step("wait for the service's execution").map_err(Refused::from);
+            }
+            Err(_) => return Err(Errno::EBADMSG).step("understand the child").map_err(Refused::from),
         }
     }
 }
 
-fn start_unpack(plan: &UnpackPlan, fds: Vec<OwnedFd>, filter: &Filter) -> Result<Child, StepFailed> {
-    let mut blobs = fds.into_iter();
-    let result = blobs.next().ok_or(Errno::EBADMSG).step("read the order")?;
-    let blobs: Vec<OwnedFd> = blobs.collect();
+fn start_unpack(plan: &UnpackPlan, fds: Vec<OwnedFd>) -> Result<Child, Refused> {
+    let [result, blob] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Errno::EBADMSG).step("read the order")?;
     let (near, far) = pair().step("make the handshake")?;
-    let (Cloned { pid, pidfd }, _) = spawn(plan.slot, near, &far, || unpack::enter(plan, &result, blobs, filter))?;
-    Ok(Child { ticket: plan.ticket, pid, pidfd, lifeline: None })
+    let place = Place { namespaces: UNPACKER_NAMESPACES, cgroup: None, slot: plan.slot };
+    let (Cloned { pid, pidfd }, _) = spawn(&place, near, &far, || unpack::enter(plan, &result, blob))?;
+    Ok(Child { ticket: plan.ticket, pid, pidfd, lifeline: None, exit: None })
+}
+
+/// Starts the program that seals a layer, and waits until it has been executed.
+fn start_seal(plan: &SealPlan, fds: Vec<OwnedFd>) -> Result<Child, Refused> {
+    let [complaints] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| Errno::EBADMSG).step("read the order")?;
+    let (near, far) = pair().step("make the handshake")?;
+    let place = Place { namespaces: UNPACKER_NAMESPACES, cgroup: None, slot: plan.slot };
+    let (cloned, handshake) = spawn(&place, near, &far, || seal::enter(plan, &far, &complaints))?;
+    drop(far);
+    if let Err(refused) = follow_entry(&handshake) {
+        end(&cloned);
+        return Err(refused);
+    }
+    let Cloned { pid, pidfd } = cloned;
+    Ok(Child { ticket: plan.ticket, pid, pidfd, lifeline: None, exit: None })
+}
+
+/// A user namespace with the slot's ids and nobody in it, and the pid of the child that it was made for.
+fn user_namespace(slot: Slot) -> Result<(i32, OwnedFd), StepFailed> {
+    let (near, far) = pair().step("make the handshake")?;
+    // The child waits for a word that never comes.
+    let wait = || drop(wire::receive::<Go>(&far));
+    let place = Place { namespaces: libc::CLONE_NEWUSER, cgroup: None, slot };
+    let (cloned, _near) = spawn(&place, near, &far, wait)?;
+    let pid = cloned.pid.as_raw_nonzero().get();
+    let namespace = format!("/proc/{pid}/ns/user");
+    let namespace = rustix::fs::open(namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    end(&cloned);
+    Ok((pid, namespace.step("open the user namespace")?))
+}
+
+/// Where a child is born.
+struct Place<'a> {
+    namespaces: i32,
+    cgroup: Option<BorrowedFd<'a>>,
+    slot: Slot,
 }
 
 /// Duplicates this process into new namespaces, maps the slot's ids into it, and lets it run `body`.
 /// `near` and `far` are its handshake; the parent gets `near` back.
-fn spawn(slot: Slot, near: OwnedFd, far: &OwnedFd, body: impl FnOnce()) -> Result<(Cloned, OwnedFd), StepFailed> {
-    match kernel::clone_into(u64::from(JAIL_NAMESPACES.cast_unsigned())).step("clone into namespaces")? {
+fn spawn(
+    place: &Place<'_>,
+    near: OwnedFd,
+    far: &OwnedFd,
+    body: impl FnOnce(),
+) -> Result<(Cloned, OwnedFd), StepFailed> {
+    let namespaces = u64::from(place.namespaces.cast_unsigned());
+    match kernel::clone_into(namespaces, place.cgroup).step("clone into namespaces")? {
         Side::Child => {
             // With its own copy of our end open, the child would wait for ever if we died now.
             drop(near);
@@ -205,7 +298,7 @@ fn spawn(slot: Slot, near: OwnedFd, far: &OwnedFd, body: impl FnOnce()) -> Resul
         }
         Side::Parent(cloned) => {
             let pid = cloned.pid.as_raw_nonzero().get();
-            let mapped = map_ids(pid, slot)
+            let mapped = map_ids(pid, place.slot)
                 .and_then(|()| wire::send(&near, &Go {}, &[]).map_err(|_| Errno::EPIPE).step("release the child"));
             match mapped {
                 Ok(()) => Ok((cloned, near)),
@@ -221,11 +314,31 @@ fn spawn(slot: Slot, near: OwnedFd, far: &OwnedFd, body: impl FnOnce()) -> Resul
 // === impl Child ===
 
 impl Child {
-    /// How the service ended, as the jail's first process said before it ended itself.
-    fn last_words(&self) -> Option<Exit> {
-        let said = wire::receive::<Exit>(self.lifeline.as_ref()?);
-        said.ok().map(|(exit, _)| exit)
+    /// What the jail's first process said about the service's health since the last time.
+    fn hear(&mut self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        while let Some(lifeline) = self.lifeline.as_ref().filter(|lifeline| is_readable(lifeline)) {
+            match wire::receive(lifeline) {
+                Ok((Word::Health(health), _)) => reports.push(Report::Health { ticket: self.ticket, health }),
+                // Told when it has been reaped, not before. Whether it said so or just ended, there is no more to hear.
+                Ok((Word::Exit(exit), _)) => (self.exit, self.lifeline) = (Some(exit), None),
+                Err(_) => self.lifeline = None,
+            }
+        }
+        reports
     }
+
+    /// How the service ended, as the jail's first process said before it ended itself.
+    fn last_words(&mut self) -> Option<Exit> {
+        self.hear();
+        self.exit
+    }
+}
+
+fn is_readable(socket: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(socket, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ready, Some(&now)).is_ok_and(|count| count > 0)
 }
 
 /// Tells a child that its ids are mapped.

@@ -3,12 +3,17 @@
 //! ```text
 //! lock                        one runner at a time
 //! slots/SOURCE                the number of the source's slot
-//! roots/SLOT/HEX              an unpacked image, owned by the slot; complete if the name has no leading dot
-//! runs/NUMBER/{upper,work,merged,etc}   one run
-//! logs/SOURCE/{current,previous}
+//! layers/, unpack/, m/        the image layers' own, see `layers`
+//! runs/                       in memory, and gone with the runner:
+//! runs/NUMBER/{merged,disk}   where one run is put together and writes
+//! runs/given-SLOT-SERVICE     what every jail finds besides its image, see `furniture`
+//! disks/NUMBER.img            the disk of a run, for a moment: then it has no name
+//! volumes/SLOT/NAME.img       a volume's file system
+//! v/SLOT/NAME                 where it is mounted while its source is open
+//! logs/SOURCE/SERVICE/{current,previous}
 //! ```
 //!
-//! The way down to `roots` and `runs` can be walked by anyone who gets that far, because a jail walks it as
+//! The way down to what jails use can be walked by anyone who gets that far, because a jail walks it as
 //! its own ids; what is below belongs to one slot.
 
 use std::fs;
@@ -17,9 +22,14 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use runner::protocol::{CALLBACK_ADDR, CALLBACK_HOST, Digest, SourceName};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use runner::protocol::{ServiceName, SourceName, VolumeName};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    move_mount,
+};
 
+use crate::clear::remove_tree;
 use crate::orders::Ticket;
 use crate::slots::Slot;
 
@@ -56,9 +66,10 @@ impl StateDir {
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         make_dir(path, 0o711)?;
         let path = fs::canonicalize(path).map_err(failed("resolve", path))?;
-        for (name, mode) in [("slots", 0o700), ("roots", 0o711), ("runs", 0o711), ("logs", 0o700)] {
+        for (name, mode) in [("slots", 0o700), ("runs", 0o711), ("volumes", 0o700), ("v", 0o711), ("logs", 0o700)] {
             make_dir(&path.join(name), mode)?;
         }
+        make_dir(&path.join("disks"), 0o700)?;
         let lock = path.join("lock");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&lock, flags, Mode::from_raw_mode(0o600));
@@ -68,16 +79,12 @@ impl StateDir {
             other => other.map_err(|errno| failed("lock", &lock)(errno.into()))?,
         }
         let state = Self { path, _lock: fd };
-        for run in list(&state.path.join("runs"))? {
-            remove_abandoned(&run)?;
+        for disk in list(&state.path.join("disks"))? {
+            remove_abandoned(&disk)?;
         }
-        for slot in list(&state.path.join("roots"))? {
-            for root in list(&slot)? {
-                if root.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
-                    remove_abandoned(&root)?;
-                }
-            }
-        }
+        // What is made and removed for every run need not survive anything; on a disk it would cost its journal's time.
+        let runs = state.path.join("runs");
+        mount_tmpfs(&runs).map_err(|errno| failed("mount a tmpfs at", &runs)(errno.into()))?;
         Ok(state)
     }
 
@@ -85,74 +92,103 @@ impl StateDir {
         &self.path
     }
 
-    pub(crate) fn logs(&self, source: &SourceName) -> PathBuf {
-        self.path.join("logs").join(source.as_str())
+    pub(crate) fn logs(&self, source: &SourceName, service: &ServiceName) -> PathBuf {
+        self.path.join("logs").join(source.as_str()).join(service.as_str())
     }
 
-    /// Whether the image stands unpacked for the slot.
-    pub(crate) fn is_unpacked(&self, slot: Slot, manifest: &Digest) -> bool {
-        self.path.join(root_of(slot, manifest)).is_dir()
+    /// The file of a volume, and where it is mounted, relative.
+    pub(crate) fn volume(&self, slot: Slot, name: &VolumeName) -> Result<(PathBuf, String), StateError> {
+        let files = self.path.join("volumes").join(slot.number().to_string());
+        make_dir(&files, 0o700)?;
+        let slot_mounts = format!("v/{}", slot.number());
+        make_dir(&self.path.join(&slot_mounts), 0o711)?;
+        let mount = format!("{slot_mounts}/{name}");
+        make_dir(&self.path.join(&mount), 0o711)?;
+        Ok((files.join(format!("{name}.img")), mount))
     }
 
-    /// An empty directory to unpack into, relative; takes its place by [`keep_root`](Self::keep_root).
-    pub(crate) fn begin_root(&self, slot: Slot, manifest: &Digest) -> Result<String, StateError> {
-        self.make_slot_dir(slot, &slot.roots(), 0o700)?;
-        let half = format!("{}/.{}", slot.roots(), manifest.hex());
-        remove(&self.path.join(&half))?;
-        self.make_slot_dir(slot, &half, 0o755)?;
-        Ok(half)
+    /// Removes everything that is kept of a source that is not open.
+    pub(crate) fn forget(&self, slot: Slot, source: &SourceName) -> Result<(), StateError> {
+        remove(&self.path.join("volumes").join(slot.number().to_string()))?;
+        remove(&self.path.join("v").join(slot.number().to_string()))?;
+        remove(&self.path.join("logs").join(source.as_str()))
     }
 
-    /// Makes the unpacked image visible, once all of it is on the disk.
-    pub(crate) fn keep_root(&self, half: &str, slot: Slot, manifest: &Digest) -> Result<(), StateError> {
-        let path = self.path.join(half);
-        let sync = |path: &Path, whole: bool| {
-            let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            if whole { rustix::fs::syncfs(fd) } else { rustix::fs::fsync(fd) }
-        };
-        sync(&path, true).map_err(|errno| failed("sync", &path)(errno.into()))?;
-        fs::rename(&path, self.path.join(root_of(slot, manifest))).map_err(failed("rename", &path))?;
-        let parent = self.path.join(slot.roots());
-        sync(&parent, false).map_err(|errno| failed("sync", &parent)(errno.into()))
+    /// Where a run's disk is born; it has no name by the time anybody writes to it.
+    pub(crate) fn scratch(&self, run: Ticket) -> PathBuf {
+        self.path.join(format!("disks/{}.img", run.0))
     }
 
-    /// Removes a directory of [`begin_root`](Self::begin_root) or [`begin_run`](Self::begin_run).
-    pub(crate) fn discard(&self, relative: &str) -> Result<(), StateError> {
-        remove(&self.path.join(relative))
+    /// Where the furniture of one service is mounted, relative: as long as its source is open.
+    pub(crate) fn furniture(slot: Slot, service: u8) -> String {
+        format!("runs/given-{}-{service}", slot.number())
     }
 
-    /// The directory of a new run, relative, with the files that its `/etc` will show.
-    pub(crate) fn begin_run(&self, run: Ticket, slot: Slot, source: &SourceName) -> Result<String, StateError> {
-        let dir = format!("runs/{}", run.0);
-        remove(&self.path.join(&dir))?;
-        self.make_slot_dir(slot, &dir, 0o700)?;
-        // The jail's root directory is `upper`; `merged` is only where it is put together.
-        for (name, mode) in [("upper", 0o755), ("work", 0o700), ("merged", 0o700), ("etc", 0o755)] {
-            self.make_slot_dir(slot, &format!("{dir}/{name}"), mode)?;
-        }
-        let hosts = format!("127.0.0.1 localhost\n127.0.0.1 {source}\n{CALLBACK_ADDR} {CALLBACK_HOST}\n");
-        let hostname = format!("{source}\n");
-        for (name, text) in [("hosts", hosts.as_str()), ("hostname", &hostname), ("resolv.conf", "")] {
-            let path = self.path.join(&dir).join("etc").join(name);
-            fs::write(&path, text).map_err(failed("write", &path))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(failed("open up", &path))?;
+    /// Makes a directory to mount something at.
+    pub(crate) fn make_place(&self, relative: &str) -> Result<(), StateError> {
+        make_dir(&self.path.join(relative), 0o711)
+    }
+
+    /// The directory of a new run.
+    pub(crate) fn begin_run(&self, run: Ticket, slot: Slot) -> Result<RunDir, StateError> {
+        let relative = format!("runs/{}", run.0);
+        let dir = RunDir { path: self.path.join(&relative), relative };
+        remove(&dir.path)?;
+        make_slot_dir(&dir.path, slot, 0o700)?;
+        // Where the jail is put together, and where the disk is that it writes to.
+        for name in ["merged", "disk"] {
+            make_slot_dir(&dir.file(name), slot, 0o700)?;
         }
         Ok(dir)
     }
+}
 
-    fn make_slot_dir(&self, slot: Slot, relative: &str, mode: u32) -> Result<(), StateError> {
-        let path = self.path.join(relative);
-        make_dir(&path, mode)?;
-        chown(&path, Some(slot.base_id()), Some(slot.base_id())).map_err(failed("give away", &path))
+/// The directory of one run; removed when dropped, which is after its jail has gone.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    relative: String,
+}
+
+// === impl RunDir ===
+
+impl RunDir {
+    /// As jails name it: from the state directory.
+    pub(crate) fn relative(&self) -> &str {
+        &self.relative
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 }
 
-/// Where an image stands unpacked, relative to the state directory.
-pub(crate) fn root_of(slot: Slot, manifest: &Digest) -> String {
-    format!("{}/{}", slot.roots(), manifest.hex())
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!(%error, "a run's directory is left until the runner starts again");
+        }
+    }
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), StateError> {
+fn make_slot_dir(path: &Path, slot: Slot, mode: u32) -> Result<(), StateError> {
+    make_dir(path, mode)?;
+    chown(path, Some(slot.base_id()), Some(slot.base_id())).map_err(failed("give away", path))
+}
+
+/// Room for directories; nothing else is made there but mounts of their own.
+fn mount_tmpfs(place: &Path) -> rustix::io::Result<()> {
+    let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [("size", "4194304"), ("nr_inodes", "8192"), ("mode", "0711")] {
+        fsconfig_set_string(&fs, key, value)?;
+    }
+    fsconfig_create(&fs)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    move_mount(&mount, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), StateError> {
     let made = fs::DirBuilder::new().mode(mode).create(path);
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -162,13 +198,13 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), StateError> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", path))
 }
 
-fn list(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
     let entries = fs::read_dir(dir).map_err(failed("list", dir))?;
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed("list", dir))).collect()
 }
 
-fn remove(path: &Path) -> Result<(), StateError> {
-    match fs::remove_dir_all(path) {
+pub(crate) fn remove(path: &Path) -> Result<(), StateError> {
+    match remove_tree(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(failed("remove", path)),
     }
@@ -176,7 +212,7 @@ fn remove(path: &Path) -> Result<(), StateError> {
 
 /// Removes what an earlier runner's child may still be dying over: it can make a file between our listing of a
 /// directory and our removal of it, but not for long.
-fn remove_abandoned(path: &Path) -> Result<(), StateError> {
+pub(crate) fn remove_abandoned(path: &Path) -> Result<(), StateError> {
     for _ in 0..ABANDONED_TRIES {
         match remove(path) {
             Err(StateError::File { source, .. }) if source.kind() == io::ErrorKind::DirectoryNotEmpty => {
@@ -188,7 +224,7 @@ fn remove_abandoned(path: &Path) -> Result<(), StateError> {
     remove(path)
 }
 
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+pub(crate) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
     move |source| StateError::File { operation, path, source }
 }

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::protocol::MESSAGE_BYTES_MAX;
 
-/// The most descriptors beside one message: an image's layers and a reply socket.
+/// The most descriptors beside one message; more than any has.
 /// Below the kernel's own `SCM_MAX_FD` of 253.
 pub const FDS_MAX: usize = 132;
 

@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::post;
+use axum::serve::Listener;
 use axum::{Json, Router};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -54,9 +55,17 @@ enum Unusable {
 
 /// Serves callbacks until `stop`; then results that are on their way may still end.
 pub(super) async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) {
+    serve_on(Few::new(listener, CONNECTIONS_MAX), desk, stop).await;
+}
+
+/// The same for any source of connections.
+pub(super) async fn serve_on<L>(listener: L, desk: Desk, stop: CancellationToken)
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
     let routes = Router::new().route("/{token}/task/{task}", post(take)).with_state(desk);
-    let served =
-        axum::serve(Few::new(listener, CONNECTIONS_MAX), routes).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         warn!(%error, "callback listener ended");
     }

@@ -10,6 +10,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Time for one whole exchange. Source: the framework answers 202 at once; a description takes milliseconds.
 const EXCHANGE_MAX: Duration = Duration::from_secs(30);
@@ -75,6 +76,16 @@ async fn exchange_within(
 async fn converse(stream: TcpStream, method: Method, path: &str, max: usize) -> Result<Answer, ExchangeError> {
     stream.set_nonblocking(true).map_err(ExchangeError::Stream)?;
     let stream = tokio::net::TcpStream::from_std(stream).map_err(ExchangeError::Stream)?;
+    converse_on(stream, method, path, max).await
+}
+
+/// The same on any stream of bytes, without a bound on its time.
+pub(super) async fn converse_on(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    method: Method,
+    path: &str,
+    max: usize,
+) -> Result<Answer, ExchangeError> {
     let mut client = http1::Builder::new();
     client.max_headers(HEADERS_MAX).max_buf_size(HEADER_BYTES_MAX);
     let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.map_err(ExchangeError::Http)?;

@@ -65,7 +65,8 @@ impl Loop {
         let script =
             Arc::new(Script { answer, began: Mutex::default(), dropped: Arc::default(), store: store.clone() });
         let (desk, parcels) = mpsc::channel(DESK_MAX);
-        let provider = Provider::open(ledger, script.clone(), store, nobody().await, parcels).expect("opens");
+        let provider =
+            Provider::open(ledger, script.clone(), store, Arc::default(), nobody().await, parcels).expect("opens");
         let stop = CancellationToken::new();
         let ended = tokio::spawn(provider.run(rig(), stop.clone(), grace));
         Loop { desk, stop, script, dir, ended }
@@ -230,9 +231,13 @@ fn as_far_as(last: &'static str) -> Answer {
         }
         let digest = Digest(B256::repeat_byte(5));
         match step {
-            Step::Prepare { source, updated_at, .. } => {
-                Some(News::SourceUp { source: *source, prepared_from: *updated_at, functions: None })
-            }
+            Step::Prepare { source, updated_at, .. } => Some(News::SourceUp {
+                source: *source,
+                prepared_from: *updated_at,
+                functions: None,
+                conditions: None,
+                notes: Vec::new(),
+            }),
             Step::Fetch { attempt } => {
                 Some(News::Fetched { task: attempt.bid.task.id, function: "answer".into(), digest })
             }

@@ -1,10 +1,11 @@
 //! The registry's challenge for a token: `WWW-Authenticate: Bearer realm="…",service="…",scope="…"`.
 //! Anonymous pulls only: the rig has no account anywhere.
 
+use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
-use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
+use super::reach::{Asking, Reach, Unanswered};
 use super::{PullError, Reference};
 
 /// The largest answer of a token service that is read, in bytes.
@@ -40,7 +41,7 @@ impl Challenge {
     }
 
     /// Asks for a token to pull from the repository of `reference`.
-    pub(super) async fn token(&self, http: &Client, reference: &Reference) -> Result<String, PullError> {
+    pub(super) async fn token(&self, reach: &Reach, reference: &Reference) -> Result<String, PullError> {
         let url = self.realm.clone();
         if !(url.starts_with("https://") || reference.is_loopback()) {
             let why = "its registry wants the token fetched without TLS".to_owned();
@@ -56,8 +57,8 @@ impl Challenge {
         if let Some(service) = &self.service {
             asked.query_pairs_mut().append_pair("service", service);
         }
-        let unreachable = |source| PullError::Unreachable { url: url.clone(), source };
-        let mut response = http.get(asked).timeout(super::DOCUMENT_MAX).send().await.map_err(unreachable)?;
+        let unreachable = |source| PullError::Unreachable { url: url.clone(), source: Unanswered::Broken(source) };
+        let mut response = reach.get(reference, asked, Asking::within(super::DOCUMENT_MAX)).await?;
         if response.status() != StatusCode::OK {
             return Err(PullError::Status { url: url.clone(), status: response.status() });
         }

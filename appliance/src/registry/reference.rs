@@ -10,6 +10,9 @@ use thiserror::Error;
 /// 128 for a tag.
 const REFERENCE_BYTES_MAX: usize = 600;
 
+/// How much of a text that names no image its error repeats, in characters.
+const TEXT_CHARS_SHOWN: usize = 80;
+
 /// The registry of a reference that names none, and where it answers.
 const DEFAULT_REGISTRY: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
@@ -24,8 +27,9 @@ pub struct Reference {
 
 /// A text that names no image.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("`{text}` names no image: {why}")]
+#[error("{text:?} names no image: {why}")]
 pub struct ReferenceError {
+    /// Cut short; it is written escaped, since whoever reads it may be a terminal.
     text: String,
     why: &'static str,
 }
@@ -64,7 +68,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Reference, ReferenceError> {
-        let bad = |why| ReferenceError { text: text.chars().take(80).collect(), why };
+        let bad = |why| ReferenceError { text: text.chars().take(TEXT_CHARS_SHOWN).collect(), why };
         if text.len() > REFERENCE_BYTES_MAX {
             return Err(bad("it is too long"));
         }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::{Address, B256, U256};
-use appliance::container::{ContainerError, Containers, Returned, RunError};
+use appliance::board::Board;
+use appliance::compose::plan::Restart;
+use appliance::container::{ContainerError, Containers, Part, Recipe, Returned, RunError};
 use appliance::provider::Parcel;
 use appliance::store::{Shelf, Store};
 use axum::extract::State;
@@ -14,7 +16,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use runner::client::ClientError;
-use runner::protocol::{Refusal, ServiceSpec};
+use runner::protocol::{NetworkPolicy, Refusal, ServiceSpec, SourcePlan};
 use runner::wire::WireError;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -27,24 +29,47 @@ use crate::fake_runner::FakeRunner;
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// A rig's containers over a runner without jails.
-struct Rig {
-    containers: Arc<Containers>,
-    runner: FakeRunner,
+pub(crate) struct Rig {
+    pub(crate) containers: Arc<Containers>,
+    pub(crate) runner: FakeRunner,
+    pub(crate) board: Arc<Board>,
     store: Arc<Store>,
     _dir: tempfile::TempDir,
 }
 
-/// A service that answers dispatches from a script, then with 202, and remembers what it was sent.
+/// A main service that answers dispatches from a script, then with 202, and remembers what it was sent.
 #[derive(Clone, Default)]
-struct Service {
+pub(crate) struct Service {
     script: Arc<Mutex<VecDeque<(u16, String)>>>,
     got: Arc<Mutex<Vec<String>>>,
     /// Called back before a dispatch is answered, if there is one.
     callback: Arc<Mutex<Option<String>>>,
 }
 
-fn source() -> SourceId {
+pub(crate) fn source() -> SourceId {
     SourceId(Address::repeat_byte(3))
+}
+
+/// A source of one service.
+fn recipe_of(spec: ServiceSpec) -> Recipe {
+    recipe(vec![part("main", spec, Restart::Always)])
+}
+
+pub(crate) fn part(name: &str, spec: ServiceSpec, restart: Restart) -> Part {
+    let manifest = format!("sha256:{}", "1".repeat(64)).parse().expect("a digest");
+    Part { name: name.parse().expect("a name"), manifest, spec, awaits: Vec::new(), restart }
+}
+
+/// A source of these services, the last of which is the main one.
+pub(crate) fn recipe(parts: Vec<Part>) -> Recipe {
+    let plan = SourcePlan {
+        network: NetworkPolicy::Internal,
+        services: parts.iter().map(|part| part.name.clone()).collect(),
+        aliases: Vec::new(),
+        published: Vec::new(),
+        volumes: Vec::new(),
+    };
+    Recipe { plan, main: parts.len() - 1, parts, main_port: 5555, grace: Duration::from_secs(1) }
 }
 
 fn run_of(task: u8, seconds: u64) -> Run {
@@ -59,22 +84,32 @@ fn run_of(task: u8, seconds: u64) -> Run {
     };
     let attempt = Attempt { bid: Bid { task, payment_wei: U256::from(1) }, began_at: now };
     let input = Input { attempt, function: "answer".into(), digest: Digest(B256::ZERO) };
-    Run { input, id: RunId(0), deadline: now + seconds }
+    Run { input, id: RunId(0), deadline: now + seconds, conditions: None }
 }
 
 // === impl Rig ===
 
 impl Rig {
-    fn new() -> Rig {
+    pub(crate) fn new() -> Rig {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let runner = FakeRunner::serve(dir.path());
         let store = Arc::new(Store::open(&dir.path().join("content")).expect("a store"));
-        let containers = Arc::new(Containers::new(runner.client(), store.clone(), [7; 32], 1 << 20));
-        Rig { containers, runner, store, _dir: dir }
+        let board = Arc::new(Board::default());
+        let containers = Arc::new(Containers::new(runner.client(), store.clone(), board.clone(), [7; 32], 1 << 20));
+        Rig { containers, runner, board, store, _dir: dir }
     }
 
     async fn start(&self, spec: ServiceSpec) -> Result<Option<BTreeSet<String>>, ContainerError> {
-        self.containers.start(source(), Digest(B256::repeat_byte(1)), spec, WITHIN).await
+        self.start_within(recipe_of(spec), WITHIN).await
+    }
+
+    pub(crate) async fn start_within(
+        &self,
+        recipe: Recipe,
+        within: Duration,
+    ) -> Result<Option<BTreeSet<String>>, ContainerError> {
+        let telling = self.board.begin(source());
+        self.containers.start(source(), recipe, within, &telling).await
     }
 
     /// A rig whose source is up.
@@ -123,7 +158,7 @@ impl Service {
         }
     }
 
-    async fn serve(&self) -> SocketAddr {
+    pub(crate) async fn serve(&self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("an address");
         let description = json!({ "paths": { "/run/answer/{task_address}": {}, "/run/sum/{x}": {}, "/docs": {} } });
@@ -265,8 +300,7 @@ async fn a_source_that_changed_is_stopped_before_it_starts_as_it_is_now() {
 #[tokio::test]
 async fn a_container_whose_port_never_opens_is_too_slow_or_ended() {
     let rig = Rig::new();
-    let digest = Digest(B256::repeat_byte(1));
-    let slow = rig.containers.start(source(), digest, ServiceSpec::default(), Duration::from_millis(300)).await;
+    let slow = rig.start_within(recipe_of(ServiceSpec::default()), Duration::from_millis(300)).await;
     assert!(matches!(slow, Err(ContainerError::TooSlow { .. })), "{slow:?}");
 
     let rig = Arc::new(Rig::new());
@@ -274,12 +308,12 @@ async fn a_container_whose_port_never_opens_is_too_slow_or_ended() {
         let rig = rig.clone();
         async move { rig.start(ServiceSpec::default()).await }
     });
-    while rig.runner.runs() == 0 {
+    while rig.runner.started().is_empty() {
         tokio::task::yield_now().await;
     }
     rig.runner.kill();
     let ended = starting.await.expect("no panic").expect_err("it ended");
-    assert!(matches!(&ended, ContainerError::Ended { last_words } if last_words.contains("by a test")), "{ended}");
+    assert!(matches!(&ended, ContainerError::Ended { why } if why.contains("by a test")), "{ended}");
 }
 
 #[test]
@@ -293,7 +327,7 @@ fn an_image_that_is_not_what_it_says_is_final_and_a_busy_runner_is_not() {
         (Refusal::BadImage { detail: "x".into() }, true, false),
         (Refusal::BadService { detail: "x".into() }, true, false),
         (Refusal::Busy { limit: 1 }, false, false),
-        (Refusal::TooManySources { limit: 1 }, false, false),
+        (Refusal::TooManySources { limit: "32 sources".into() }, false, false),
     ] {
         let error = ContainerError::Runner(ClientError::Refused(refusal));
         assert_eq!((error.is_final(), error.is_damaged()), (is_final, is_damaged), "{error:?}");
@@ -307,7 +341,9 @@ async fn a_runner_that_is_not_there_is_weather() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Arc::new(Store::open(dir.path()).expect("a store"));
     let runner = runner::client::Client::new(dir.path().join("none.sock"));
-    let containers = Arc::new(Containers::new(runner, store, [7; 32], 1));
-    let error = containers.start(source(), Digest(B256::ZERO), ServiceSpec::default(), WITHIN).await;
+    let board = Arc::new(Board::default());
+    let containers = Arc::new(Containers::new(runner, store, board.clone(), [7; 32], 1));
+    let telling = board.begin(source());
+    let error = containers.start(source(), recipe_of(ServiceSpec::default()), WITHIN, &telling).await;
     assert!(!error.expect_err("nobody is there").is_final());
 }

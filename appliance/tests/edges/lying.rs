@@ -43,6 +43,8 @@ pub(crate) struct Image {
     pub(crate) blobs: Vec<Blob>,
     /// What the token service answers, if a token is needed; `sesame` opens.
     pub(crate) token: Option<Bytes>,
+    /// Where it says that its token service is, if not here.
+    pub(crate) realm: Option<String>,
     asked: u32,
     asked_for_blobs: u32,
 }
@@ -87,6 +89,7 @@ impl Image {
             manifest_answer: Answer::Honest,
             blobs,
             token: None,
+            realm: None,
             asked: 0,
             asked_for_blobs: 0,
         };
@@ -174,7 +177,8 @@ type Here = State<(u16, Shared)>;
 fn enter(image: &mut Image, port: u16, headers: &HeaderMap) -> Option<Response> {
     image.asked += 1;
     let is_open = image.token.is_none() || headers.get(header::AUTHORIZATION).is_some_and(|v| v == "Bearer sesame");
-    let challenge = format!("Bearer realm=\"http://127.0.0.1:{port}/token\",service=\"here\"");
+    let realm = image.realm.clone().unwrap_or_else(|| format!("http://127.0.0.1:{port}/token"));
+    let challenge = format!("Bearer realm=\"{realm}\",service=\"here\"");
     (!is_open).then(|| (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response())
 }
 

@@ -3,9 +3,12 @@
 
 mod compose;
 mod containers;
+mod corpus;
 mod fake_runner;
+mod hostile;
 mod ledger;
 mod lying;
 mod registry;
+mod services;
 mod settings;
 mod status;

@@ -1,9 +1,10 @@
 //! A registry that lies in every way that one can, and one that does not.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use appliance::ledger::{Ledger, TagPins};
-use appliance::registry::{BLOB_TRIES, LAYERS_MAX, MANIFEST_BYTES_MAX, PullError, Pulled, Registry};
+use appliance::registry::{Allowed, BLOB_TRIES, Coming, LAYERS_MAX, MANIFEST_BYTES_MAX, PullError, Pulled, Registry};
 use appliance::store::{Shelf, Store, StoreError};
 use serde_json::json;
 
@@ -24,18 +25,22 @@ impl Rig {
     }
 
     fn with_plain(plain: Vec<String>) -> Rig {
+        Rig::that_allows(Allowed { plain, loopback: true })
+    }
+
+    fn that_allows(allowed: Allowed) -> Rig {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = Arc::new(Store::open(&dir.path().join("content")).expect("a store"));
         let ledger = dir.path().join("ledger.db");
         Ledger::open(&ledger).expect("a ledger");
         let pins = TagPins::open(&ledger).expect("pins");
-        let registry = Registry::new(store.clone(), pins, plain, IMAGE_BYTES_MAX).expect("a client");
+        let registry = Registry::new(store.clone(), pins, allowed, IMAGE_BYTES_MAX).expect("a client");
         Rig { registry, store, dir }
     }
 
     /// Pulls, and checks what must hold whatever comes of it.
     async fn pull(&self, image: &str) -> Result<Pulled, PullError> {
-        let pulled = self.registry.pull("0xsource", image).await;
+        let pulled = pull_all(&self.registry, "0xsource", image).await;
         let left = std::fs::read_dir(self.dir.path().join("content/incoming")).expect("lists").count();
         assert_eq!(left, 0, "nothing half-written is left");
         for blob in std::fs::read_dir(self.dir.path().join("content/blobs/sha256")).expect("lists") {
@@ -54,6 +59,38 @@ impl Rig {
     }
 }
 
+/// Pulls an image of which no layer is sealed anywhere.
+async fn pull_all(registry: &Registry, source: &str, image: &str) -> Result<Pulled, PullError> {
+    let found = registry.find(source, image).await?;
+    let missing = found.layers.iter().map(|(layer, _)| *layer).collect();
+    registry.fetch(&found, &missing, &|_| {}).await
+}
+
+#[tokio::test]
+async fn only_what_is_missing_is_fetched_and_what_is_sealed_is_discarded() {
+    let registry = Lying::serve(Image::honest()).await;
+    let rig = Rig::new();
+    let found = rig.registry.find("0xsource", &registry.name("a/b:1")).await.expect("finds");
+    let (second, bytes) = found.layers[1];
+    let told = Mutex::new(Vec::new());
+    let note = |coming: Coming| told.lock().expect("no holder panics").push(coming);
+    let pulled = rig.registry.fetch(&found, &BTreeSet::from([second]), &note).await.expect("fetches");
+    assert_eq!((pulled.bytes, registry.asked_for_blobs()), (bytes, 2), "the configuration and one layer");
+    assert!(!rig.store.has(Shelf::Images, found.layers[0].0).await);
+    let told = told.lock().expect("no holder panics").clone();
+    let here = |bytes| Coming { bytes, of_bytes: 9, layer: 1, layers: 1 };
+    assert_eq!((told.first(), told.last()), (Some(&here(0)), Some(&here(9))));
+
+    rig.registry.discard_layers(&found).await.expect("discards");
+    assert!(!rig.store.has(Shelf::Images, second).await);
+    for kept in [found.manifest, found.config] {
+        assert!(rig.store.has(Shelf::Images, kept).await, "jails are made from it");
+    }
+    let again = rig.registry.find("0xsource", &registry.name("a/b:1")).await.expect("finds");
+    let none = rig.registry.fetch(&again, &BTreeSet::new(), &|_| {}).await.expect("fetches");
+    assert_eq!((none.bytes, none.fetched_bytes), (0, 0));
+}
+
 #[tokio::test]
 async fn an_image_is_pulled_through_its_index_and_only_once() {
     let registry = Lying::serve(Image::honest()).await;
@@ -62,7 +99,8 @@ async fn an_image_is_pulled_through_its_index_and_only_once() {
     let image = registry.image();
     assert_eq!(pulled.manifest.to_string(), sha256(&image.manifest));
     let bytes = image.blobs.iter().map(|blob| blob.bytes.len() as u64).sum::<u64>();
-    assert_eq!((pulled.bytes, pulled.fetched_bytes), (bytes, bytes));
+    let config = image.blobs[0].bytes.len() as u64;
+    assert_eq!((pulled.bytes, pulled.fetched_bytes), (bytes - config, bytes));
     assert!(rig.store.has(Shelf::Images, pulled.manifest).await);
 
     let asked = registry.asked();
@@ -79,7 +117,7 @@ async fn a_moved_tag_still_gives_what_it_was_at_first() {
     registry.change(|image| *image = Image::of(&[b"another layer"]));
     let second = rig.pull(&registry.name("a/b:1")).await.expect("pulls");
     assert_eq!(first.manifest, second.manifest);
-    let other = rig.registry.pull("0xother", &registry.name("a/b:1")).await.expect("pulls");
+    let other = pull_all(&rig.registry, "0xother", &registry.name("a/b:1")).await.expect("pulls");
     assert_ne!(first.manifest, other.manifest, "another source has its own first sight");
 }
 
@@ -260,11 +298,22 @@ async fn a_token_is_not_fetched_without_tls_from_beyond_this_machine() {
 }
 
 #[tokio::test]
-async fn a_registry_that_nobody_listed_is_asked_with_tls_only() {
+async fn a_registry_beyond_the_public_internet_is_asked_only_if_the_owner_says_so() {
     let registry = Lying::serve(Image::honest()).await;
-    let error = Rig::new().pull(&format!("0.0.0.0:{}/a/b:1", registry.port())).await.expect_err("no TLS there");
-    assert!(matches!(error, PullError::Unreachable { .. }), "{error}");
+    // This address is this machine to the kernel, and no loopback to us.
+    let far = format!("0.0.0.0:{}", registry.port());
+    let here = format!("127.0.0.1:{}", registry.port());
+    Rig::new().refuses(&format!("{far}/a/b:1"), "limits.plain_registries").await;
+    let strict = || Rig::that_allows(Allowed::default());
+    for host in [here.clone(), format!("localhost:{}", registry.port())] {
+        strict().refuses(&format!("{host}/a/b:1"), "content.allow_private").await;
+    }
     assert_eq!(registry.asked(), 0);
+    for listed in [far, here] {
+        let rig = Rig::that_allows(Allowed { plain: vec![listed.clone()], loopback: false });
+        rig.pull(&format!("{listed}/a/b:1")).await.expect("pulls");
+    }
+    Rig::new().pull(&format!("localhost:{}/a/b:1", registry.port())).await.expect("pulls");
 }
 
 #[tokio::test]

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use appliance::settings::Settings;
+use alloy_primitives::Address;
+use appliance::compose::{Exception, Exceptions};
+use appliance::settings::{NetworkPolicy, Settings};
 use chain::settings::parse_toml;
+use work::SourceId;
 
 const EXAMPLE: &str = include_str!("../../rig.example.toml");
 
@@ -43,6 +46,23 @@ fn each_wrong_setting_is_named_with_its_line_and_in_words_that_help() {
         ("\"0.001\"", "\"1,5\"", "looks like \"0.25\""),
         ("\"0.001\"", "0.001", "line 29"),
         ("result_bytes = 67108864", "result_bytes = \"64M\"", "line 32"),
+        ("volume_bytes_max =", "volume_bytes =", "did you mean `volume_bytes_max`?"),
+        (
+            "network = \"internal\"",
+            "network = \"lan\"",
+            "unknown variant `lan`, expected one of `none`, `internal`, `internet`",
+        ),
+        ("[\"volume-for-bind\"]", "[\"privileged\"]", "unknown variant `privileged`, expected one of `ignore-cap-add`"),
+        ("[\"volume-for-bind\"]", "\"volume-for-bind\"", "line 45"),
+        ("allow = [", "alow = [", "did you mean `allow`?"),
+        ("0x5FbDB2315678afecb367f032d93F642f64180aa3", "0x12", "line 43"),
+        ("[[source]]", "[[sources]]", "did you mean `source`?"),
+        ("[[source]]", "[source]", "line 42"),
+        (
+            "[[source]]",
+            "[[source]]\naddress = \"0x5FbDB2315678afecb367f032d93F642f64180aa3\"\n[[source]]",
+            "[[source]] 0x5FbDB2315678afecb367f032d93F642f64180aa3 stands here twice",
+        ),
         ("[limits]", "[limits", "line 31"),
     ] {
         let message = says(from, to);
@@ -58,4 +78,17 @@ fn what_is_left_out_has_a_default_that_earns_nothing_by_accident() {
     assert_eq!(settings.work.sources.0, work::policy::Sources::Listed(std::collections::BTreeSet::new()));
     assert_eq!((settings.work.max_runs, settings.work.ask_percent), (4, 100));
     assert!(settings.limits.plain_registries.is_empty());
+    let source = settings.source(SourceId(Address::ZERO));
+    assert_eq!((source.network, source.volume_bytes_max), (NetworkPolicy::Internal, 64 << 30));
+    assert_eq!(source.allow, Exceptions::default());
+}
+
+#[test]
+fn a_source_that_is_listed_differs_in_what_its_table_says_and_in_nothing_else() {
+    let settings: Settings = parse_toml(EXAMPLE, Path::new("rig.toml")).expect("parses");
+    let listed = settings.source("0x5FbDB2315678afecb367f032d93F642f64180aa3".parse().expect("an address"));
+    assert_eq!((listed.network, listed.volume_bytes_max), (NetworkPolicy::Internet, 64 << 30));
+    assert_eq!(listed.allow, [Exception::VolumeForBind].into_iter().collect());
+    let other = settings.source(SourceId(Address::ZERO));
+    assert_eq!((other.network, other.allow), (NetworkPolicy::Internal, Exceptions::default()));
 }

@@ -1,15 +1,20 @@
 //! The provider's socket under people and programs that ask badly.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use appliance::cache::Cache;
 use appliance::provider::Parcel;
 use appliance::status::{self, Question};
+use appliance::store::Store;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::fake_runner::FakeRunner;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -25,10 +30,13 @@ impl Socket {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("provider.sock");
         let (desk, mut parcels) = mpsc::channel(4);
+        let runner = FakeRunner::serve(dir.path());
+        let store = Arc::new(Store::open(&dir.path().join("content")).expect("a store"));
         let stop = CancellationToken::new();
         tokio::spawn({
             let (path, stop) = (path.clone(), stop.clone());
-            async move { status::serve(&path, desk, stop).await }
+            let cache = Arc::new(Cache::new(runner.client(), store));
+            async move { status::serve(&path, desk, cache, stop).await }
         });
         tokio::spawn(async move {
             while let Some(parcel) = parcels.recv().await {
@@ -69,6 +77,17 @@ async fn a_question_is_answered_and_the_limit_has_a_default() {
     assert_eq!(socket.ask(b"{\"ask\":\"status\"}\n").await["limit"], 0);
     assert_eq!(socket.ask(b"{\"ask\":\"tasks\"}\n").await["limit"], 50);
     assert_eq!(socket.ask(b"{\"ask\":\"tasks\",\"limit\":7,\"refused\":true}\n").await["limit"], 7);
+}
+
+#[tokio::test]
+async fn the_cache_is_shown_and_cleared_without_the_book() {
+    let socket = Socket::open().await;
+    let shown = socket.ask(b"{\"ask\":\"cache\"}\n").await;
+    assert_eq!((&shown["count"], &shown["blobs"]["count"]), (&json!(0), &json!(0)), "{shown}");
+    for question in [&b"{\"ask\":\"clean\"}\n"[..], b"{\"ask\":\"clean\",\"all\":true}\n"] {
+        let cleaned = socket.ask(question).await;
+        assert_eq!(cleaned["removed"]["layers"], json!({ "count": 2, "bytes": 30 }), "{cleaned}");
+    }
 }
 
 #[tokio::test]
@@ -127,5 +146,7 @@ async fn a_socket_that_a_crash_left_is_replaced() {
     let (desk, _parcels) = mpsc::channel(1);
     let stop = CancellationToken::new();
     stop.cancel();
-    status::serve(&path, desk, stop).await.expect("serves");
+    let store = Arc::new(Store::open(&dir.path().join("content")).expect("a store"));
+    let runner = runner::client::Client::new(dir.path().join("none.sock"));
+    status::serve(&path, desk, Arc::new(Cache::new(runner, store)), stop).await.expect("serves");
 }

@@ -59,7 +59,8 @@
 //! assert!(tell(100, News::Began { rig }).is_empty());
 //! assert!(tell(101, News::Stood { standing }).is_empty());
 //! assert_eq!(tell(102, News::SourceRead { reading: source_reading }), ["prepare"]);
-//! assert!(tell(103, News::SourceUp { source, prepared_from: 7, functions: None }).is_empty());
+//! let up = News::SourceUp { source, prepared_from: 7, functions: None, conditions: None, notes: Vec::new() };
+//! assert!(tell(103, up).is_empty());
 //! assert_eq!(tell(104, News::TaskRead { reading: attempted }), ["fetch"]);
 //! assert_eq!(tell(105, News::Fetched { task: id, function: "answer".into(), digest }), ["run"]);
 //! let run = RunId(0);
@@ -72,6 +73,7 @@
 //! ```
 
 mod job;
+mod rest;
 mod sources;
 mod tasks;
 
@@ -105,6 +107,9 @@ pub struct Book {
     /// Closed tasks, oldest first.
     closed: VecDeque<TaskId>,
     next_run: RunId,
+    /// When (Unix seconds) a source was laid to rest last; 0 if never.
+    #[serde(default)]
+    rested_at: u64,
     #[serde(skip)]
     index: Index,
 }
@@ -139,13 +144,15 @@ impl Book {
             News::Began { rig } => return self.begin(*rig),
             News::Ticked => {}
             News::DrainAsked => self.drain(&mut touched),
+            News::MemoryShort => self.memory_short(&mut touched),
             News::Stood { standing } => self.stand(standing, &mut touched),
             News::SourceRead { reading } => self.source_read(*reading, &mut touched),
-            News::SourceUp { source, prepared_from, functions } => {
-                self.source_up(source, prepared_from, functions, &mut touched);
+            News::SourceUp { source, prepared_from, functions, conditions, notes } => {
+                let given = sources::Given { functions, conditions: conditions.map(|boxed| *boxed), notes };
+                self.source_up(source, prepared_from, given, &mut touched);
             }
             News::SourceDown { source, why } => self.source_down(source, why, &mut touched),
-            News::SourceStopped { source } => self.source_stopped(source, &mut touched),
+            News::SourceStopped { source, is_forgotten } => self.source_stopped(source, is_forgotten, &mut touched),
             News::SourceRemoved { source } => self.source_removed(source, true, &mut touched),
             News::SourceListed { source } => self.source_removed(source, false, &mut touched),
             News::TaskRead { reading } => self.task_read(*reading, &mut touched),

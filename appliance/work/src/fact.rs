@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::enrolment::Standing;
 use crate::id::{Digest, RunId, SourceId, TaskId, Wei};
 use crate::policy::Rig;
-use crate::source::SourceReading;
+use crate::source::{Conditions, SourceReading};
 use crate::step::{StepKey, Trouble};
 use crate::task::TaskReading;
 
@@ -52,6 +52,12 @@ pub enum News {
         prepared_from: u64,
         /// The functions it says it has; `None` if it does not say.
         functions: Option<BTreeSet<String>>,
+        /// What its container was given; `None` in facts of a rig that gave all the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        conditions: Option<Box<Conditions>>,
+        /// What of its compose file is not followed, in words for the owner.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
     },
     /// A source's container has ended or does not answer.
     SourceDown {
@@ -64,6 +70,9 @@ pub enum News {
     SourceStopped {
         /// Which source.
         source: SourceId,
+        /// Its volumes are gone too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_forgotten: bool,
     },
     /// The owner asked for a source to be taken down (`Terminal.removeContainer`).
     SourceRemoved {
@@ -123,6 +132,8 @@ pub enum News {
         /// What stood in the way.
         trouble: Trouble,
     },
+    /// The machine has little memory left, and something would have to rest.
+    MemoryShort,
     /// The rig was asked to take no more work: shut-down, update or the owner's wish.
     DrainAsked,
 }

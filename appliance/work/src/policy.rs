@@ -251,7 +251,8 @@ pub fn sift(rig: &Rig, reading: &TaskReading, source: Option<&Served>, load: Loa
             return Err(Refusal::SourceNotReady { why });
         }
         SourceStage::Registering => return Err(Refusal::SourceNotReady { why: "it is being registered".into() }),
-        SourceStage::Serving => {}
+        // One that rests is worth a look: whether it is brought back is decided with the evidence.
+        SourceStage::Serving | SourceStage::Resting => {}
     }
     if load.is_draining {
         return Err(Refusal::Draining);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ProviderId, SourceId, Wei};
+use crate::id::{Digest, ProviderId, SourceId, Wei};
 use crate::step::Trouble;
 use crate::task::Delivery;
 
@@ -116,8 +116,43 @@ pub enum SourceStage {
     Registering,
     /// Running and registered: its tasks can be taken.
     Serving,
+    /// Registered, and stopped because memory was short: prepared again when a task of it is worth it.
+    Resting,
     /// To be stopped: no longer active, or no longer ours.
     Stopping,
+}
+
+/// Whom a source's services may talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// Nobody.
+    None,
+    /// Each other and the callback.
+    Internal,
+    /// Public addresses too.
+    Internet,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reach::None => "none",
+            Reach::Internal => "internal",
+            Reach::Internet => "internet",
+        })
+    }
+}
+
+/// What a source's container was given: it stands in the receipt of whatever it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// Whom it may talk to.
+    pub network: Reach,
+    /// What it has beyond other sources, because the owner allowed it by name.
+    pub exceptions: Vec<String>,
+    /// Manifests of its images, in the order in which its services start.
+    pub images: Vec<Digest>,
 }
 
 /// Why a source cannot be prepared, until it is updated.
@@ -142,8 +177,20 @@ pub struct Served {
     pub is_removed: bool,
     /// `updated_at` of the reading that the running container was made from.
     pub prepared_from: Option<u64>,
+    /// Unix seconds at which its container was seen to come up last; 0 before the first time.
+    #[serde(default)]
+    pub up_at: u64,
     /// The functions that the running container says it has; `None` while unknown.
     pub functions: Option<BTreeSet<String>>,
+    /// What the running container was given, or the last one that ran.
+    #[serde(default)]
+    pub conditions: Option<Conditions>,
+    /// What of its compose file is not followed, in words for the owner.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Whether volumes of it may stand on this rig: from the first try to prepare it until it is forgotten.
+    #[serde(default)]
+    pub has_volumes: bool,
     /// Whether the step that the stage awaits has been handed out.
     pub is_asked: bool,
     /// How often the awaited step has fallen through in a row.

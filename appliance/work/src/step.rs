@@ -41,10 +41,12 @@ pub enum Step {
         /// As what.
         environment: Environment,
     },
-    /// Stop a source's container and forget it.
+    /// Stop a source's container.
     StopSource {
         /// Which source.
         source: SourceId,
+        /// Whether its volumes go too: it will not be back.
+        forgets: bool,
     },
     /// Gather the evidence for a decision.
     Look {
@@ -111,7 +113,7 @@ impl Step {
     pub fn key(&self) -> StepKey {
         match self {
             Step::Announce | Step::Describe | Step::Lock { .. } => StepKey::Enrol,
-            Step::Prepare { source, .. } | Step::Register { source, .. } | Step::StopSource { source } => {
+            Step::Prepare { source, .. } | Step::Register { source, .. } | Step::StopSource { source, .. } => {
                 StepKey::Source { source: *source }
             }
             Step::Look { task } => StepKey::Task { task: task.id },

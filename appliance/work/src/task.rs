@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, ProviderId, ResponseId, RunId, SourceId, TaskId, Wei};
+use crate::source::Conditions;
 
 /// How a response becomes payment. Source: `DeliveryMethod` of the SDK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +120,9 @@ pub struct Run {
     pub id: RunId,
     /// Unix seconds at which the run is given up.
     pub deadline: u64,
+    /// What the container that executes it was given; `None` in a ledger of a rig that gave all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Conditions>,
 }
 
 /// A run that ended with a result.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use work::fact::Look;
+use work::source::{Conditions, Reach};
 use work::step::Trouble;
 use work::task::{Delivery, TaskStatus};
 use work::{Digest, Fact, News, ResponseId, RunId, StepKey, Wei};
@@ -17,7 +18,7 @@ use crate::world::{BEGAN_AT, World, empty_standing, good_standing, source_id, so
 const GOLDEN: &str = include_str!("golden/facts.jsonl");
 
 /// The number of kinds of news. [`kind`] fails to compile when one is added; then count again and add a line.
-const KINDS: usize = 16;
+const KINDS: usize = 17;
 
 fn kind(news: &News) -> usize {
     match news {
@@ -37,6 +38,7 @@ fn kind(news: &News) -> usize {
         News::Fell { .. } => 13,
         News::DrainAsked => 14,
         News::SourceListed { .. } => 15,
+        News::MemoryShort => 16,
     }
 }
 
@@ -69,6 +71,8 @@ fn facts() -> Vec<Fact> {
     let statuses = [TaskStatus::New, TaskStatus::Attempted, TaskStatus::Responded, TaskStatus::Canceled]
         .into_iter()
         .chain([TaskStatus::Expired]);
+    let up =
+        |functions| News::SourceUp { source, prepared_from: BEGAN_AT, functions, conditions: None, notes: Vec::new() };
     let mut all = vec![
         News::Began { rig: Box::new(willing_rig()) },
         News::Began { rig: Box::new(listed) },
@@ -77,10 +81,10 @@ fn facts() -> Vec<Fact> {
         News::Stood { standing: good_standing() },
         News::SourceRead { reading: Box::new(source_reading(1, Delivery::Manual)) },
         News::SourceRead { reading: Box::new(source_reading(2, Delivery::FirstResponse)) },
-        News::SourceUp { source, prepared_from: BEGAN_AT, functions: None },
-        News::SourceUp { source, prepared_from: BEGAN_AT, functions: Some(functions) },
+        up(None),
+        up(Some(functions)),
         News::SourceDown { source, why: "it exited with 137".into() },
-        News::SourceStopped { source },
+        News::SourceStopped { source, is_forgotten: false },
         News::SourceRemoved { source },
         News::TaskRead { reading: Box::new(settled) },
         News::Looked { task, look: look(Ok("answer".into())) },
@@ -99,6 +103,17 @@ fn facts() -> Vec<Fact> {
         News::TaskRead { reading: Box::new(reading) }
     }));
     all.push(News::SourceListed { source });
+    let conditions = |network, exceptions: &[&str]| {
+        let exceptions = exceptions.iter().map(|words| (*words).to_owned()).collect();
+        Some(Box::new(Conditions { network, exceptions, images: vec![digest()] }))
+    };
+    let told =
+        |conditions, notes| News::SourceUp { source, prepared_from: BEGAN_AT, functions: None, conditions, notes };
+    all.push(told(conditions(Reach::Internal, &[]), Vec::new()));
+    all.push(told(conditions(Reach::Internet, &["services.a.shm_size"]), vec!["`x` is ignored: y".into()]));
+    all.push(told(conditions(Reach::None, &[]), Vec::new()));
+    all.push(News::SourceStopped { source, is_forgotten: true });
+    all.push(News::MemoryShort);
     (BEGAN_AT..).zip(all).map(|(at, news)| Fact { at, news }).collect()
 }
 

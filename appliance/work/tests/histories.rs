@@ -35,8 +35,8 @@ impl Drop for Named {
     }
 }
 
-/// Plays one history and returns how many facts it had.
-fn play(seed: u64) -> u64 {
+/// Plays one history and returns how many facts it had, and how often a source was laid to rest in it.
+fn play(seed: u64) -> (u64, u64) {
     let _named = Named(seed);
     let mut world = World::thrown(seed);
     world.begin();
@@ -53,7 +53,7 @@ fn play(seed: u64) -> u64 {
     if seed.is_multiple_of(REPLAYED_ONE_IN) {
         world.check_replay();
     }
-    u64::try_from(world.ledger.len()).expect("a count fits 64 bits")
+    (u64::try_from(world.ledger.len()).expect("a count fits 64 bits"), world.rests)
 }
 
 #[test]
@@ -68,6 +68,7 @@ fn no_history_breaks_a_claim_and_calm_ends_every_task() {
     let began = Instant::now();
     let next = AtomicU64::new(0);
     let facts = AtomicU64::new(0);
+    let rests = AtomicU64::new(0);
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..workers {
@@ -77,13 +78,19 @@ fn no_history_breaks_a_claim_and_calm_ends_every_task() {
                     if seed >= HISTORIES {
                         break;
                     }
-                    facts.fetch_add(play(seed), Ordering::Relaxed);
+                    let (these, rested) = play(seed);
+                    facts.fetch_add(these, Ordering::Relaxed);
+                    rests.fetch_add(rested, Ordering::Relaxed);
                 }
             });
         }
     });
-    let facts = facts.into_inner();
-    println!("{HISTORIES} histories, {facts} facts, {:.1} s on {workers} threads", began.elapsed().as_secs_f64());
+    let (facts, rests) = (facts.into_inner(), rests.into_inner());
+    assert!(rests > HISTORIES / 20, "the dice hardly ever lay a source to rest: {rests} times");
+    println!(
+        "{HISTORIES} histories, {facts} facts, {rests} rests, {:.1} s on {workers} threads",
+        began.elapsed().as_secs_f64()
+    );
 }
 
 #[test]

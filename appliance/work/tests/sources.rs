@@ -1,5 +1,6 @@
 //! Sources: what is prepared, given up, and cleared away.
 
+use work::book::Stage;
 use work::source::{Environment, Environments, SourceStage};
 use work::task::Delivery;
 use work::{News, Step, StepKey};
@@ -108,6 +109,141 @@ fn a_container_that_keeps_dying_is_started_ever_more_rarely() {
         world.tell(News::Ticked);
     }
     assert_eq!(waits, [1, 2, 4, 8]);
+}
+
+#[test]
+fn what_a_source_keeps_goes_when_it_is_taken_down_and_not_before() {
+    let mut world = world();
+    world.calm_down();
+    let source = source_id(0);
+    world.chain.sources.get_mut(&source).expect("it was added").is_active = false;
+    world.calm_down();
+    assert!(world.up.is_empty() && world.volumes.contains(&source), "an inactive source may be back");
+    world.tell(News::SourceRemoved { source });
+    assert_eq!(world.hand.get(&key()), Some(&Step::StopSource { source, forgets: true }));
+    world.calm_down();
+    assert!(world.volumes.is_empty());
+    assert!(matches!(world.book.sources()[&source].stage, SourceStage::Refused { .. }));
+}
+
+/// A world that serves two sources, some time after they came up.
+fn two_served() -> World {
+    let mut world = World::new(0, willing_rig(), good_standing());
+    for number in 0..2 {
+        world.add_source(number, Delivery::FirstResponse);
+    }
+    world.begin();
+    world.calm_down();
+    world.now += 100;
+    world.tell(News::Ticked);
+    world
+}
+
+fn stage(world: &World, number: u64) -> &SourceStage {
+    &world.book.sources()[&source_id(number)].stage
+}
+
+#[test]
+fn when_memory_is_short_the_source_that_earned_least_rests_and_one_at_a_time() {
+    let mut world = two_served();
+    let task = world.terms(0, 0, 300);
+    world.publish(task);
+    world.calm_down();
+    world.now += 100;
+    world.tell(News::MemoryShort);
+    world.tell(News::MemoryShort);
+    assert_eq!((stage(&world, 0), stage(&world, 1)), (&SourceStage::Serving, &SourceStage::Resting));
+    world.calm_down();
+    assert_eq!(world.up.keys().copied().collect::<Vec<_>>(), [source_id(0)]);
+    let resting = &world.book.sources()[&source_id(1)];
+    assert!(resting.given_up.is_none() && resting.trouble.is_none() && resting.reading.is_registered);
+    world.now += 60;
+    world.tell(News::MemoryShort);
+    assert_eq!(stage(&world, 0), &SourceStage::Resting, "a minute later the next one may go");
+}
+
+#[test]
+fn what_is_equal_in_earnings_rests_by_its_last_use() {
+    let mut world = two_served();
+    world.tell(News::MemoryShort);
+    let unused = [stage(&world, 0).clone(), stage(&world, 1).clone()];
+    assert_eq!(unused.iter().filter(|stage| **stage == SourceStage::Resting).count(), 1);
+    let mut world = two_served();
+    for number in [1, 0] {
+        let task = world.terms(number, number, 300);
+        world.publish(task);
+        world.calm_down();
+        world.now += 100;
+    }
+    world.tell(News::MemoryShort);
+    assert_eq!((stage(&world, 0), stage(&world, 1)), (&SourceStage::Serving, &SourceStage::Resting));
+}
+
+#[test]
+fn a_source_with_a_job_in_hand_does_not_rest() {
+    let mut world = two_served();
+    for number in 0..2 {
+        let task = world.terms(number, number, 300);
+        world.publish(task);
+        let key = StepKey::Task { task: crate::world::task_id(number) };
+        world.perform(key, Luck::Good);
+        assert_eq!(world.hand.get(&key).map(Step::name), Some("attempt"));
+    }
+    world.tell(News::MemoryShort);
+    assert_eq!((stage(&world, 0), stage(&world, 1)), (&SourceStage::Serving, &SourceStage::Serving));
+}
+
+#[test]
+fn a_task_that_is_worth_it_brings_a_resting_source_back_before_it_is_bid_for() {
+    let mut world = two_served();
+    for _ in 0..2 {
+        world.tell(News::MemoryShort);
+        world.calm_down();
+        world.now += 60;
+    }
+    assert!(world.up.is_empty());
+    let task = world.terms(0, 1, 300);
+    let (id, key) = (task.id, StepKey::Task { task: task.id });
+    world.publish(task);
+    assert_eq!(world.hand.get(&key).map(Step::name), Some("look"));
+    world.perform(key, Luck::Good);
+    assert!(matches!(world.book.jobs()[&id].stage, Stage::Held { .. }), "it is not bid for yet");
+    let source = StepKey::Source { source: source_id(1) };
+    assert_eq!(world.hand.get(&source).map(Step::name), Some("prepare"));
+    world.calm_down();
+    assert_eq!(world.submissions(id), 1);
+    assert_eq!((stage(&world, 0), stage(&world, 1)), (&SourceStage::Resting, &SourceStage::Serving));
+}
+
+#[test]
+fn a_task_that_is_not_worth_it_lets_a_source_rest() {
+    let mut world = two_served();
+    world.tell(News::MemoryShort);
+    world.calm_down();
+    let number = u64::from(stage(&world, 1) == &SourceStage::Resting);
+    let mut task = world.terms(0, number, 300);
+    task.payment_wei = work::Wei::from(1);
+    world.publish(task);
+    world.calm_down();
+    assert_eq!(stage(&world, number), &SourceStage::Resting);
+}
+
+#[test]
+fn an_agents_attempt_brings_a_resting_source_back() {
+    let mut world = two_served();
+    for _ in 0..2 {
+        world.tell(News::MemoryShort);
+        world.calm_down();
+        world.now += 60;
+    }
+    let task = world.terms(0, 0, 300);
+    let id = task.id;
+    world.chain.publish(task);
+    world.chain.attempt(id, crate::world::chain::cents(40), world.now).expect("it is open");
+    world.read_task(id);
+    assert_eq!(name_in_hand(&world), Some("prepare"));
+    world.calm_down();
+    assert_eq!(world.submissions(id), 1);
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use clap::Args;
 use serde_json::Value;
 
-use crate::command::cells::{coin_of, word_of};
+use crate::command::cells::{coin_of, list_of, word_of};
 use crate::exit::Failure;
 use crate::rig::{Ask, RigArgs};
 use crate::screen::{Screen, Table};
 
-/// Show a running rig's newest tasks: what it ran and was paid for.
+/// Show a running rig's newest tasks: what it ran and was paid for, and what their source was given: whom it may talk
+/// to, and the exceptions that the owner allowed it.
 ///
 /// With --refused also those that it saw and did not take, each with the reason.
 #[derive(Debug, Args)]
@@ -38,7 +39,7 @@ impl Tasks {
 }
 
 fn describe(screen: Screen, answer: &Value) -> String {
-    let mut table = Table::with_header(["task", "stage", "payment", "paid", "why"]);
+    let mut table = Table::with_header(["task", "stage", "payment", "paid", "network", "exceptions", "why"]);
     let tasks = answer["tasks"].as_array().map_or(&[][..], Vec::as_slice);
     for task in tasks {
         table.push([
@@ -46,6 +47,8 @@ fn describe(screen: Screen, answer: &Value) -> String {
             word_of(task, "stage"),
             coin_of(task, "payment_wei"),
             coin_of(task, "paid_wei"),
+            word_of(task, "network"),
+            list_of(task, "exceptions"),
             word_of(task, "why"),
         ]);
     }

@@ -1,4 +1,4 @@
-//! `rig status` and `rig tasks`, against a socket that answers like a provider.
+//! `rig status`, `rig tasks` and `rig cache`, against a socket that answers like a provider.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -69,6 +69,57 @@ fn tasks_shows_reasons_and_asks_for_no_more_than_it_was_told_to() {
     assert!(ended.stdout.contains("pays too little") && ended.stdout.contains("0.000000000000001 coin"), "{ended:?}");
     let (ended, _) = asked(&["tasks"], &json!({ "tasks": [] }));
     assert_eq!(ended.stdout, "No tasks yet.\n");
+}
+
+#[test]
+fn what_a_source_was_given_and_what_is_being_done_for_it_is_shown() {
+    let answer = json!({
+        "confinement": "rlimits_only",
+        "sources": [{
+            "source": "0xaa", "stage": "preparing", "network": "internet", "exceptions": ["ignore-runtime"],
+            "notes": ["`services.a.logging` is ignored: the rig keeps a bounded log"],
+            "doing": { "doing": "pulling", "image": "a", "bytes": 1_200_000_000_u64, "of_bytes": 3_400_000_000_u64,
+                       "layer": 3, "layers": 7 },
+        }],
+    });
+    let (ended, _) = asked(&["status"], &answer);
+    for words in [
+        "limited per process only",
+        "internet  ignore-runtime",
+        "pulling 1.2 GB of 3.4 GB (layer 3 of 7)",
+        "0xaa: `services.a.logging` is ignored",
+    ] {
+        assert!(ended.stdout.contains(words), "{words}: {}", ended.stdout);
+    }
+    let ran = json!({ "tasks": [{ "task": "0x01", "stage": "settled", "network": "internal",
+                                  "exceptions": ["ignore-runtime", "volume-for-bind"] }] });
+    let (ended, _) = asked(&["tasks"], &ran);
+    assert!(ended.stdout.contains("internal  ignore-runtime volume-for-bind"), "{}", ended.stdout);
+}
+
+#[test]
+fn the_cache_is_shown_and_cleared() {
+    let digest = format!("sha256:{}", "0123456789ab".repeat(6));
+    let answer = json!({
+        "layers": [{ "digest": &digest[..71], "bytes": 67_108_864, "last_used_unix": 0, "held": true }],
+        "count": 1, "bytes": 67_108_864, "blobs": { "count": 2, "bytes": 4_096 },
+    });
+    let (ended, question) = asked(&["cache"], &answer);
+    assert_eq!(question, json!({ "ask": "cache" }));
+    for words in ["0123456789ab  67.1 MB", "days ago", "yes", "1 sealed layers, 67.1 MB; 2 blobs, 4.0 kB"] {
+        assert!(ended.stdout.contains(words), "{words}: {}", ended.stdout);
+    }
+    let removed =
+        json!({ "removed": { "layers": { "count": 3, "bytes": 1_500_000 }, "blobs": { "count": 0, "bytes": 0 } } });
+    for (words, all) in [(&["cache", "clean"][..], false), (&["cache", "clean", "--all"][..], true)] {
+        let (ended, question) = asked(words, &removed);
+        assert_eq!(question, json!({ "ask": "clean", "all": all }));
+        assert_eq!(ended.stdout, "Removed 3 sealed layers (1.5 MB) and 0 blobs (0 B).\n");
+    }
+    let (ended, _) = asked(&["cache", "--json"], &answer);
+    assert_eq!(ended.json(), answer);
+    let (ended, _) = asked(&["cache"], &json!({ "error": "no answer", "next": "look at the runner" }));
+    assert!(ended.stderr.contains("no answer") && ended.stderr.contains("look at the runner"), "{ended:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use clap::Parser;
 use provisioning::devnet::{Ready, Role};
 use serde_json::{Value, json};
 use testbed::client::{Client, Offer};
-use testbed::registry::Registry;
+use testbed::registry::{Pushed, Registry};
 use testbed::rig::{Rig, RigOptions, binary};
 use work::{ProviderId, TaskId};
 
@@ -32,6 +32,10 @@ struct Arguments {
     /// Print one line of JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// Run this compose file as the source of two services, as it is but for its image references: the service that
+    /// answers on ${PORT} gets the source image, any other the store's.
+    #[arg(long, value_name = "FILE")]
+    compose: Option<PathBuf>,
     /// Leave the rig's folder and print where it is.
     #[arg(long)]
     keep: bool,
@@ -80,17 +84,27 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let offer = |delivery| Offer { image: &pushed.reference, service: "", delivery, min_payment_wei: COIN / 1000 };
     let first = client.publish_source(&offer("FIRST_RESPONSE")).await?;
     let manual = client.publish_source(&offer("MANUAL_CONFIRMATION")).await?;
+    say("publishing a source of two services, one of which keeps a volume");
+    let compose = match &arguments.compose {
+        Some(file) => std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?,
+        None => include_str!("../../source/two-services.yml").to_owned(),
+    };
+    let store = registry.push_store().await?;
+    let pinned = |pushed: &Pushed| format!("{}@{}", pushed.reference, pushed.digest);
+    let compose = pointed_at(&compose, &pinned(&pushed), &pinned(&store));
+    let town = client.publish_compose(compose, "FIRST_RESPONSE", COIN / 1000).await?;
 
     say("starting a rig, and pairing it with its owner");
     let mut rig = Rig::start(&devnet.ready, &RigOptions::default())?;
     pair(&devnet, &rig, scratch.path())?;
-    say("the rig pulls the image, unpacks it, starts both sources, and registers to them");
-    rig.wait_serving(2, READY_WITHIN)?;
+    say("the rig pulls the images, seals their layers, starts all three sources, and registers to them");
+    rig.wait_serving(3, READY_WITHIN)?;
 
     let owner_before = client.vault_wei("master").await?;
     let rpc = Rpc::connect(devnet.ready.network()).await?;
-    let rows = publish(&client, &rpc, &rig, first, manual).await?;
+    let mut rows = publish(&client, &rpc, &rig, first, manual).await?;
     check_payloads(&client, &rig, &rows).await?;
+    rows.extend(two_services(&client, &rpc, &rig, town).await?);
     let owner_after = client.vault_wei("master").await?;
     let paid = owner_after - owner_before;
     let wanted: u128 = rows.iter().map(|row| row.payment_wei).sum();
@@ -131,6 +145,66 @@ async fn publish(client: &Client, rpc: &Rpc, rig: &Rig, first: Address, manual: 
         ensure!(row.status == "finalized", "task {} is {}", row.task, row.status);
     }
     Ok(rows)
+}
+
+/// Has the handler ask its sister service, kills both, and asks again: the volume must have kept what it was told.
+async fn two_services(client: &Client, rpc: &Rpc, rig: &Rig, source: Address) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut told = 0;
+    for text in ["before the restart", "after the restart"] {
+        if told > 0 {
+            say("killing every process of the source of two services; the rig starts it again");
+            rig.kill_source(source)?;
+            rig.wait_serving(3, READY_WITHIN)?;
+        }
+        let data = json!({ "text": text });
+        let published = Instant::now();
+        let task = client.publish_task(source, "remember", &data, COIN, 600).await?;
+        let took = answered(rpc.clone(), ProviderId(rig.address()), TaskId(task), published).await;
+        let seconds = took.with_context(|| format!("the rig says {:?}", rig.task(task)))?.as_secs_f64();
+        let status = client.status(task).await?.to_lowercase();
+        let responses = client.responses(task).await?;
+        let payload = &responses.first().context("there is a response")?.0;
+        let counts = payload["counts"].as_array().context("the answer has counts")?;
+        for count in counts {
+            told += 1;
+            ensure!(*count == told, "the store counted {counts:?}, {told} was wanted: {payload}");
+        }
+        ensure!(!counts.is_empty(), "the handler found no store: {payload}");
+        let (method, function) = ("two services", "remember");
+        rows.push(Row { task, method, function, payment_wei: COIN, wanted: payload.clone(), seconds, status });
+    }
+    Ok(rows)
+}
+
+/// The compose file with its images' references replaced, and nothing else.
+fn pointed_at(compose: &str, main: &str, other: &str) -> String {
+    let is_service = |line: &str| {
+        let name = line.trim_start();
+        line.len() - name.len() == 2 && name.ends_with(':') && !name.starts_with('#')
+    };
+    // A file is its blocks, each of which begins with the name of a service or a volume.
+    let mut blocks: Vec<Vec<&str>> = vec![Vec::new()];
+    for line in compose.lines() {
+        if is_service(line) {
+            blocks.push(Vec::new());
+        }
+        blocks.last_mut().expect("there is a first one").push(line);
+    }
+    let mut text = String::new();
+    for block in blocks {
+        let image = if block.iter().any(|line| line.contains("${PORT}")) { main } else { other };
+        for line in block {
+            match line.trim_start().strip_prefix("image:") {
+                Some(_) => {
+                    let indent = &line[..line.len() - line.trim_start().len()];
+                    text.push_str(&format!("{indent}image: {image}\n"));
+                }
+                None => text.push_str(&format!("{line}\n")),
+            }
+        }
+    }
+    text
 }
 
 /// Time from `published` until the chain shows the rig's response.

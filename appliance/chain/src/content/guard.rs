@@ -1,6 +1,6 @@
-//! Which addresses a stranger's link may lead to.
+//! Which addresses a stranger's link, or a stranger's image name, may lead to.
 //!
-//! Invariant: for a link that a stranger wrote, only an address that [`is_public`] is connected to. Names are resolved
+//! Invariant: for a name that a stranger wrote, only an address that [`is_public`] is connected to. Names are resolved
 //! here and the connection goes to the very addresses that were checked, so a second answer of the name server (DNS
 //! rebinding) changes nothing. Literal addresses never reach a resolver, so [`check_literal`] is asked on every hop.
 
@@ -41,11 +41,11 @@ const NAT64_V6: (u128, u32) = (0x0064_ff9b << 96, 96);
 /// A link led to an address that is not on the public internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("address {0} is not on the public internet")]
-pub(crate) struct PrivateAddress(pub(crate) IpAddr);
+pub struct PrivateAddress(pub IpAddr);
 
 /// Resolves names as the system does, and drops every address that is not public.
 #[derive(Debug)]
-pub(crate) struct GuardedResolver;
+pub struct GuardedResolver;
 
 // === impl GuardedResolver ===
 
@@ -63,7 +63,10 @@ impl Resolve for GuardedResolver {
 }
 
 /// Refuses a URL whose host is a literal address that is not public.
-pub(crate) fn check_literal(url: &Url) -> Result<(), PrivateAddress> {
+///
+/// # Errors
+/// The address.
+pub fn check_literal(url: &Url) -> Result<(), PrivateAddress> {
     let ip = match url.host() {
         Some(Host::Ipv4(ip)) => IpAddr::V4(ip),
         Some(Host::Ipv6(ip)) => IpAddr::V6(ip),
@@ -73,7 +76,7 @@ pub(crate) fn check_literal(url: &Url) -> Result<(), PrivateAddress> {
 }
 
 /// The address that `error` was refused for, if it was.
-pub(crate) fn refused_address(error: &(dyn std::error::Error + 'static)) -> Option<PrivateAddress> {
+pub fn refused_address(error: &(dyn std::error::Error + 'static)) -> Option<PrivateAddress> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref().copied())
 }
 

@@ -1,43 +1,37 @@
 //! The jail's file system, made of detached mounts and attached by descriptor.
 //!
 //! Invariants: no path of the image is ever resolved by the kernel outside the image (`RESOLVE_IN_ROOT`, no
-//! magic links); what the image must not redirect (`/proc`, `/dev`, `/tmp`) may not be a symbolic link at all;
-//! device nodes are the host's own, checked by number; everything is attached before the pivot, and after it
+//! magic links); what the image must not redirect (`/proc`, `/dev`, `/tmp`) may not be a symbolic link at all, and is
+//! attached last; no mount in it is one of the host's file systems; everything is attached before the pivot, and after it
 //! the host's tree cannot be named.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, makedev, mkdirat, openat, openat2, symlinkat};
+use runner::protocol::TmpfsMount;
+use rustix::fs::{
+    AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fchmod, fstat, mkdirat, openat, openat2, unlinkat,
+};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
-    unmount,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
 
+use super::overlay::overlay;
 use crate::kernel::mount_add_attributes;
-use crate::orders::{JailPlan, Step, StepFailed};
-
-/// The device nodes of a jail, with their numbers (Linux `admin-guide/devices.txt`).
-const NODES: [(&str, u32, u32); 5] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)];
-
-/// What programs expect in `/dev` besides nodes.
-const LINKS: [(&str, &str); 4] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-];
+use crate::orders::{JailPlan, MountPlan, RootPlan, Step, StepFailed, VolumeBind};
 
 /// Files that the runner makes for each run and the jail cannot change.
 const ETC_FILES: [&str; 3] = ["hosts", "resolv.conf", "hostname"];
 
-/// The size of `/dev/shm`, in bytes: what container engines give by default.
-const SHM_BYTES: u64 = 64 << 20;
+/// Room for the mount points of a jail, in bytes.
+const UPPER_BYTES: u64 = 1 << 20;
 
-/// How many files `/tmp` and `/dev/shm` may hold.
+/// How many files a temporary file system may hold at most.
 const TMP_INODES: u64 = 262_144;
+
+/// How many files a temporary file system holds, however small it is.
+const TMP_INODES_MIN: u64 = 256;
 
 /// Where an image may lead us: anywhere inside itself, by no link of procfs.
 const IN_IMAGE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -53,26 +47,50 @@ pub(super) fn mount_and_pivot(plan: &JailPlan) -> Result<(), StepFailed> {
     let everything = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", everything).step("make mounts private")?;
 
-    let image = overlay(plan)?;
-    let merged = format!("{}/merged", plan.run_dir);
-    attach_at(&image, &merged).step("attach the image")?;
-    let root = openat(CWD, &merged, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    if plan.root.is_sealed {
+        own_upper(&plan.root)?;
+    }
+    let image = overlay(&plan.root)?;
+    let merged = &plan.root.merged;
+    attach_at(&image, merged).step("attach the image")?;
+    let root = openat(CWD, merged, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .step("open the image")?;
 
+    if !plan.mounts.iter().any(|mount| mount.target() == "/tmp") {
+        let tmp = tmpfs(plan.limits.tmp_bytes, "1777", SAFE).step("mount /tmp")?;
+        attach(&tmp, &directory(&root, "tmp").step("find /tmp in the image")?).step("attach /tmp")?;
+    }
+    for mount in &plan.mounts {
+        match mount {
+            MountPlan::Tmpfs(tmpfs) => self::own_tmpfs(&root, tmpfs)?,
+            MountPlan::Volume(volume) => self::volume(&root, volume)?,
+        }
+    }
+    // After what the service mounts: wherever a link of the image or of a volume has led that, these lie above it.
+    for name in ETC_FILES {
+        runner_file(&root, &plan.root.etc, name).step(&format!("mount /etc/{name}"))?;
+    }
     let proc = proc().step("mount /proc")?;
     attach(&proc, &directory(&root, "proc").step("find /proc in the image")?).step("attach /proc")?;
-    devices(&directory(&root, "dev").step("find /dev in the image")?)?;
-    let tmp = tmpfs(plan.limits.tmp_bytes, TMP_INODES, "1777", SAFE).step("mount /tmp")?;
-    attach(&tmp, &directory(&root, "tmp").step("find /tmp in the image")?).step("attach /tmp")?;
-    for name in ETC_FILES {
-        runner_file(&root, &plan.run_dir, name).step(&format!("mount /etc/{name}"))?;
-    }
+    devices(&directory(&root, "dev").step("find /dev in the image")?, plan)?;
     make_directories(&root, &plan.working_dir).step("make the working directory")?;
-    if plan.read_only {
+    if plan.root.is_sealed {
         let attributes = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
         mount_add_attributes(&image, attributes).step("make the image read-only")?;
     }
     pivot_to(&root)
+}
+
+/// Where the mount points of a root that nobody writes to are made: in memory, so that its overlay has nothing of the
+/// host's disk.
+fn own_upper(root: &RootPlan) -> Result<(), StepFailed> {
+    let disk = tmpfs(UPPER_BYTES, "0755", SAFE).step("mount the jail's own upper directory")?;
+    for path in [&root.upper, &root.work] {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        mkdirat(&disk, name, Mode::from_raw_mode(0o755)).step("make the jail's own upper directory")?;
+    }
+    let place = root.upper.rsplit_once('/').map_or("", |(place, _)| place);
+    attach_at(&disk, place).step("attach the jail's own upper directory")
 }
 
 /// Makes the directory `path` the root of the calling process, alone in its mount namespace.
@@ -87,29 +105,12 @@ pub(crate) fn become_root(path: &str) -> Result<(), StepFailed> {
     pivot_to(&tree)
 }
 
-fn pivot_to(root: &OwnedFd) -> Result<(), StepFailed> {
+pub(crate) fn pivot_to(root: &OwnedFd) -> Result<(), StepFailed> {
     rustix::process::fchdir(root).step("enter the new root")?;
     // With both arguments the same, the old root ends up on top of the new one, and goes with one unmount.
     rustix::process::pivot_root(".", ".").step("pivot the root")?;
     unmount(".", UnmountFlags::DETACH).step("detach the host's tree")?;
     rustix::process::chdir("/").step("enter the jail's root")
-}
-
-/// The image below, what the run writes above it on disk. `userxattr` because the mounter is no root of the
-/// host, so `trusted.*` attributes are not its to write.
-fn overlay(plan: &JailPlan) -> Result<OwnedFd, StepFailed> {
-    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open overlayfs")?;
-    let options = [
-        ("lowerdir", plan.root.clone()),
-        ("upperdir", format!("{}/upper", plan.run_dir)),
-        ("workdir", format!("{}/work", plan.run_dir)),
-    ];
-    for (key, value) in options {
-        fsconfig_set_string(&fs, key, value).step(&format!("set the overlay's {key}"))?;
-    }
-    fsconfig_set_flag(&fs, "userxattr").step("set the overlay's userxattr")?;
-    fsconfig_create(&fs).step("create the overlay")?;
-    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, SAFE).step("mount the overlay")
 }
 
 /// Only processes: no `/proc/sys`, no `/proc/kcore`, nothing of the host.
@@ -120,7 +121,9 @@ fn proc() -> rustix::io::Result<OwnedFd> {
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, SAFE | MountAttrFlags::MOUNT_ATTR_NOEXEC)
 }
 
-fn tmpfs(bytes: u64, inodes: u64, mode: &str, attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+/// An inode takes kernel memory that the size does not count, so there is one for each page.
+fn tmpfs(bytes: u64, mode: &str, attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let inodes = (bytes / 4096).clamp(TMP_INODES_MIN, TMP_INODES);
     let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&fs, "size", bytes.to_string())?;
     fsconfig_set_string(&fs, "nr_inodes", inodes.to_string())?;
@@ -129,41 +132,24 @@ fn tmpfs(bytes: u64, inodes: u64, mode: &str, attributes: MountAttrFlags) -> rus
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// A `/dev` of our own at `place`: five nodes, four links, `/dev/shm`; then it is sealed.
-fn devices(place: &OwnedFd) -> Result<(), StepFailed> {
-    let attributes = SAFE | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let dev = tmpfs(65_536, 64, "0755", attributes).step("mount /dev")?;
-    for (name, target) in LINKS {
-        symlinkat(target, &dev, name).step(&format!("link /dev/{name}"))?;
-    }
-    mkdirat(&dev, "shm", Mode::from_raw_mode(0o755)).step("make /dev/shm")?;
+/// The run's own `/dev` at `place`, and `/dev/shm` in it.
+fn devices(place: &OwnedFd, plan: &JailPlan) -> Result<(), StepFailed> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let dev = open_tree(CWD, plan.root.dev.as_str(), flags).step("clone /dev")?;
     attach(&dev, place).step("attach /dev")?;
-    for (name, major, minor) in NODES {
-        device(&dev, name, makedev(major, minor)).step(&format!("bind /dev/{name}"))?;
-    }
-    let shm = tmpfs(SHM_BYTES, TMP_INODES, "1777", attributes).step("mount /dev/shm")?;
-    attach(&shm, &directory(&dev, "shm").step("open /dev/shm")?).step("attach /dev/shm")?;
-    mount_add_attributes(&dev, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits())).step("seal /dev")
+    let shm = tmpfs(plan.limits.shm_bytes, "1777", SAFE | MountAttrFlags::MOUNT_ATTR_NOEXEC).step("mount /dev/shm")?;
+    attach(&shm, &directory(&dev, "shm").step("open /dev/shm")?).step("attach /dev/shm")
 }
 
-/// Binds the host's node, if it is the node that its name promises.
-fn device(dev: &OwnedFd, name: &str, number: u64) -> rustix::io::Result<()> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let node = open_tree(CWD, format!("/dev/{name}"), flags)?;
-    let status = rustix::fs::fstat(&node)?;
-    if FileType::from_raw_mode(status.st_mode) != FileType::CharacterDevice || status.st_rdev != number {
-        return Err(rustix::io::Errno::NODEV);
-    }
-    let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    drop(openat(dev, name, create, Mode::from_raw_mode(0o666))?);
-    let place = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    attach(&node, &place)
+fn own_tmpfs(root: &OwnedFd, TmpfsMount { target, bytes, mode }: &TmpfsMount) -> Result<(), StepFailed> {
+    let mount = tmpfs(*bytes, &format!("{:04o}", mode & 0o1777), SAFE).step(&format!("mount a tmpfs for {target}"))?;
+    attach(&mount, &place(root, target)?).step(&format!("attach the tmpfs at {target}"))
 }
 
 /// Lays the run's own file over `/etc/NAME`, wherever in the image that leads.
-fn runner_file(root: &OwnedFd, run_dir: &str, name: &str) -> rustix::io::Result<()> {
+fn runner_file(root: &OwnedFd, etc: &str, name: &str) -> rustix::io::Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let file = open_tree(CWD, format!("{run_dir}/etc/{name}"), flags)?;
+    let file = open_tree(CWD, format!("{etc}/{name}"), flags)?;
     let attributes = SAFE | MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     mount_add_attributes(&file, u64::from(attributes.bits())).map_err(errno_of)?;
     let target = format!("etc/{name}");
@@ -171,13 +157,51 @@ fn runner_file(root: &OwnedFd, run_dir: &str, name: &str) -> rustix::io::Result<
     let place = match openat2(root, &target, find, Mode::empty(), IN_IMAGE) {
         Err(rustix::io::Errno::NOENT) => {
             make_directories(root, "etc")?;
-            let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-            drop(openat2(root, &target, create, Mode::from_raw_mode(0o644), IN_IMAGE)?);
-            openat2(root, &target, find, Mode::empty(), IN_IMAGE)?
+            let etc = openat2(root, "etc", find | OFlags::DIRECTORY, Mode::empty(), IN_IMAGE)?;
+            // A link that leads nowhere, as to the resolver's file of a machine with systemd, makes way.
+            match unlinkat(&etc, name, AtFlags::empty()) {
+                Err(rustix::io::Errno::NOENT) => {}
+                unlinked => unlinked?,
+            }
+            let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            drop(openat(&etc, name, create, Mode::from_raw_mode(0o644))?);
+            openat(&etc, name, find | OFlags::NOFOLLOW, Mode::empty())?
         }
         found => found?,
     };
     attach(&file, &place)
+}
+
+/// Attaches a volume where the service wants it. An empty one takes the owner and mode of the directory that it
+/// covers, as container engines do: an image prepares that directory for its own user.
+fn volume(root: &OwnedFd, VolumeBind { from, target, read_only }: &VolumeBind) -> Result<(), StepFailed> {
+    let place = place(root, target)?;
+    let step = |what: &str| format!("{what} the volume of {target}");
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let volume = open_tree(CWD, from.as_str(), flags).step(&step("clone"))?;
+    let entries = openat(&volume, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let entries = entries.and_then(Dir::new).step(&step("read"))?;
+    let is_empty = !entries.flatten().any(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."));
+    if is_empty {
+        let covered = fstat(&place).step(&step("look below"))?;
+        let (uid, gid) = (Uid::from_raw(covered.st_uid), Gid::from_raw(covered.st_gid));
+        chownat(&volume, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).step(&step("give away"))?;
+        let directory = openat(&volume, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let mode = Mode::from_raw_mode(covered.st_mode & 0o1777);
+        directory.and_then(|directory| fchmod(&directory, mode)).step(&step("set the mode of"))?;
+    }
+    let attributes = if *read_only { SAFE | MountAttrFlags::MOUNT_ATTR_RDONLY } else { SAFE };
+    mount_add_attributes(&volume, u64::from(attributes.bits())).step(&step("restrict"))?;
+    attach(&volume, &place).step(&step("attach"))
+}
+
+/// The directory at an absolute path inside the jail, made if absent. The image's own links may lead to it, but
+/// not out of the image.
+fn place(root: &OwnedFd, target: &str) -> Result<OwnedFd, StepFailed> {
+    let step = format!("find {target} in the image");
+    make_directories(root, target).step(&step)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(root, target, flags, Mode::empty(), IN_IMAGE).step(&step)
 }
 
 /// The directory `name` directly below `root`, made if absent; `ELOOP` if the image made it a link.

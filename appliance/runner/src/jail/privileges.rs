@@ -18,6 +18,9 @@ pub(crate) enum Kept {
     Nothing,
     /// For our own unpacker: what it takes to give files to other ids of the same range.
     FileOwnership,
+    /// For a program of the host that reads the slot's files: what it takes to read all of them. It survives
+    /// the program's execution.
+    Reading,
 }
 
 /// Takes the ids that the parent has just mapped; until then the process is nobody, and its files cannot be
@@ -28,11 +31,22 @@ pub(crate) fn become_mapped_root() -> nix::Result<()> {
     setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))
 }
 
+/// Memory that one process may keep from being moved, in bytes: what the kernel itself gives.
+const LOCKED_BYTES: u64 = 8 << 20;
+
+/// What POSIX message queues of one user may hold, in bytes: what the kernel itself gives.
+const QUEUED_BYTES: u64 = 819_200;
+
 /// Applies the limits that a service is given.
 pub(super) fn limit(limits: &Limits) -> rustix::io::Result<()> {
     lower(Resource::Nofile, limits.open_files)?;
     lower(Resource::Nproc, limits.processes)?;
     lower(Resource::Fsize, limits.file_bytes)?;
+    lower(Resource::Memlock, LOCKED_BYTES)?;
+    lower(Resource::Msgqueue, QUEUED_BYTES)?;
+    // The kernel's `nice` 0, and no realtime priority.
+    lower(Resource::Nice, 20)?;
+    lower(Resource::Rtprio, 0)?;
     limit_common()
 }
 
@@ -50,7 +64,12 @@ pub(crate) fn lower(resource: Resource, value: u64) -> rustix::io::Result<()> {
 
 /// Becomes `uid` and `gid` with the capabilities of `kept`, for good.
 pub(crate) fn drop_privileges(uid: u32, gid: u32, kept: Kept) -> Result<(), StepFailed> {
+    let survives = kept.survives_execution();
     let kept = kept.set();
+    // While the bounding set still has it.
+    let sets = rustix::thread::capabilities(None).step("read capabilities")?;
+    let sets = CapabilitySets { inheritable: survives, ..sets };
+    rustix::thread::set_capabilities(None, sets).step("set the inheritable set")?;
     for capability in every_capability() {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             // Beyond the last capability that this kernel knows.
@@ -59,12 +78,15 @@ pub(crate) fn drop_privileges(uid: u32, gid: u32, kept: Kept) -> Result<(), Step
         }
     }
     rustix::thread::clear_ambient_capability_set().step("empty the ambient set")?;
+    if !survives.is_empty() {
+        rustix::thread::configure_capability_in_ambient_set(survives, true).step("fill the ambient set")?;
+    }
     rustix::thread::set_capabilities_secure_bits(LOCKED).step("lock the secure bits")?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setgroups(&[]).step("drop supplementary groups")?;
     setresgid(gid, gid, gid).step("become the service's group")?;
     setresuid(uid, uid, uid).step("become the service's user")?;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: survives };
     rustix::thread::set_capabilities(None, sets).step("drop capabilities")?;
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("forbid dumps")?;
@@ -95,6 +117,15 @@ impl Kept {
         match self {
             Self::Nothing => CapabilitySet::empty(),
             Self::FileOwnership => CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER,
+            Self::Reading => CapabilitySet::DAC_READ_SEARCH,
+        }
+    }
+
+    /// At most one.
+    fn survives_execution(self) -> CapabilitySet {
+        match self {
+            Self::Nothing | Self::FileOwnership => CapabilitySet::empty(),
+            Self::Reading => self.set(),
         }
     }
 }

@@ -1,109 +1,65 @@
 //! Which system calls a service may make: a list of what is allowed; everything else does not exist.
 //!
 //! Invariants: no call makes a namespace, a mount, a key, a BPF program, an io_uring or a trace; sockets are
-//! Unix, IPv4, IPv6 or rtnetlink (which glibc's `getaddrinfo` asks for addresses); a call of another
-//! architecture kills. The answer to everything else is `ENOSYS`, which programs take as "an older kernel" and
-//! fall back from: that is how glibc gets from `clone3`, whose flags no filter can see, to `clone`, whose flags
-//! this one checks.
+//! Unix, TCP or UDP over IPv4 and IPv6, or rtnetlink; no call takes huge pages or a realtime policy; a call of
+//! another architecture, or of x86-64's x32 table, kills. The answer to everything else is `ENOSYS`, which programs
+//! take as "an older kernel" and fall back from: that is how glibc gets from `clone3`, whose flags no filter can
+//! see, to `clone`, whose flags this one checks.
+//!
+//! The program is made by the compiler: [`super::calls`] and [`checks`] are the lists, [`tree`] turns them into a
+//! search, [`tape`] writes it down. At run time there is only a constant to attach.
 
-use std::collections::BTreeMap;
+mod checks;
 
-use nix::libc;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Compare, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+mod tree;
 
-use super::calls::allowed;
+mod tape;
 
-/// A compiled filter. Made once, in the spawner, attached in each child.
-#[derive(Debug)]
-pub(crate) struct Filter(BpfProgram);
+#[cfg(test)]
+mod tests;
 
-/// A filter that cannot be compiled; a bug, or an architecture that nobody wrote a list for.
-#[derive(Debug, thiserror::Error)]
-#[error("compile the seccomp filter")]
-pub(crate) struct FilterError(#[from] seccompiler::BackendError);
+use seccompiler::sock_filter;
 
-/// Every flag that makes a namespace. `CLONE_NEWTIME` is absent: in `clone` its bit is part of the signal.
-const NAMESPACES: u64 = 0x7E02_0000;
+use super::calls::{ALWAYS, OPAQUE};
+use checks::{CHECKED, WHITEOUTS};
+use tape::Tape;
+use tree::Machine;
 
-const AF_NETLINK: u64 = 16;
-const NETLINK_ROUTE: u64 = 0;
+/// A filter; attached in each child.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Filter {
+    /// Of every jail, and of the program that seals layers.
+    Service,
+    /// Of the unpacker, which also writes down what a layer hides.
+    Unpacker,
+}
 
-const TCGETS: u64 = 0x5401;
-const TIOCGWINSZ: u64 = 0x5413;
-const FIONREAD: u64 = 0x541B;
-const FIONBIO: u64 = 0x5421;
-const FIONCLEX: u64 = 0x5450;
-const FIOCLEX: u64 = 0x5451;
-const FIOASYNC: u64 = 0x5452;
-/// `SIOCGIFNAME`, `SIOCGIFCONF`, `SIOCGIFFLAGS`, `SIOCGIFADDR`, `SIOCGIFINDEX`.
-const INTERFACE_QUERIES: [u64; 5] = [0x8910, 0x8912, 0x8913, 0x8915, 0x8933];
+#[cfg(target_arch = "x86_64")]
+const HERE: Machine = Machine { arch: 0xC000_003E, has_x32: true };
+
+#[cfg(target_arch = "aarch64")]
+const HERE: Machine = Machine { arch: 0xC000_00B7, has_x32: false };
+
+static TAPE: Tape = tree::compile(HERE, &ALWAYS, &[CHECKED]);
+
+static PROGRAM: &[sock_filter] = TAPE.program();
+
+static UNPACKER_TAPE: Tape = tree::compile(HERE, &[ALWAYS[0], ALWAYS[1], OPAQUE], &[CHECKED, WHITEOUTS]);
+
+static UNPACKER_PROGRAM: &[sock_filter] = UNPACKER_TAPE.program();
 
 // === impl Filter ===
 
 impl Filter {
-    /// Compiles the list.
-    pub(crate) fn compile() -> Result<Self, FilterError> {
-        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed().map(|call| (call, Vec::new())).collect();
-        for (call, argument, values) in CHECKED {
-            let rules_of_call = values.iter().map(|value| when(*argument, Compare::Eq, *value));
-            rules.insert(*call, rules_of_call.collect::<Result<_, _>>()?);
-        }
-        rules.insert(libc::SYS_clone, vec![when(0, Compare::MaskedEq(NAMESPACES), 0)?]);
-        let route = vec![condition(0, Compare::Eq, AF_NETLINK)?, condition(2, Compare::Eq, NETLINK_ROUTE)?];
-        rules.entry(libc::SYS_socket).or_default().push(SeccompRule::new(route)?);
-        let queries = INTERFACE_QUERIES.iter().map(|query| when(1, Compare::Eq, *query));
-        let queries = queries.collect::<Result<Vec<_>, _>>()?;
-        rules.entry(libc::SYS_ioctl).or_default().extend(queries);
-        let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-        let filter = SeccompFilter::new(rules, absent, SeccompAction::Allow, arch)?;
-        Ok(Self(filter.try_into()?))
-    }
-
     /// Attaches the filter to the calling thread, which must already have given up new privileges.
-    pub(crate) fn apply(&self) -> std::io::Result<()> {
-        seccompiler::apply_filter(&self.0).map_err(|error| match error {
+    pub(crate) fn apply(self) -> std::io::Result<()> {
+        let program = match self {
+            Self::Service => PROGRAM,
+            Self::Unpacker => UNPACKER_PROGRAM,
+        };
+        seccompiler::apply_filter(program).map_err(|error| match error {
             seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
             _ => std::io::ErrorKind::InvalidInput.into(),
         })
-    }
-}
-
-fn when(argument: u8, compare: Compare, value: u64) -> Result<SeccompRule, FilterError> {
-    Ok(SeccompRule::new(vec![condition(argument, compare, value)?])?)
-}
-
-fn condition(argument: u8, compare: Compare, value: u64) -> Result<SeccompCondition, FilterError> {
-    Ok(SeccompCondition::new(argument, Width::Dword, compare, value)?)
-}
-
-/// Calls that are allowed for some values of one argument: call, argument, values.
-const CHECKED: &[(i64, u8, &[u64])] = &[
-    // AF_UNIX, AF_INET, AF_INET6; AF_NETLINK is allowed for one protocol, see `compile`.
-    (libc::SYS_socket, 0, &[1, 2, 10]),
-    (libc::SYS_socketpair, 0, &[1]),
-    (libc::SYS_ioctl, 1, &[TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, FIOASYNC]),
-    (
-        libc::SYS_prctl,
-        0,
-        // PDEATHSIG set/get, DUMPABLE get/set, NAME set/get, SECCOMP get, CAPBSET_READ, TIMERSLACK set/get,
-        // NO_NEW_PRIVS set/get, THP_DISABLE get, SET_VMA.
-        &[1, 2, 3, 4, 15, 16, 21, 23, 29, 30, 38, 39, 42, 0x5356_4D41],
-    ),
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_filter_compiles_and_fits_the_kernel() {
-        let Filter(program) = Filter::compile().expect("compile");
-        // BPF_MAXINSNS. The list is linear, so its length is also what a call near its end costs.
-        assert!(program.len() <= 4096, "{}", program.len());
-        println!("{} instructions", program.len());
     }
 }

@@ -11,6 +11,16 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct SourceName(String);
 
+/// A service of a source, and a host name for its sisters; spelled like a [`SourceName`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServiceName(String);
+
+/// A volume of a source; spelled like a [`SourceName`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VolumeName(String);
+
 /// A SHA-256 digest, written `sha256:` and 64 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -20,55 +30,73 @@ pub struct Digest(String);
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
     /// See [`SourceName`].
-    #[error("source name {0:?} is not 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.', or starts with a dot")]
-    SourceName(String),
+    #[error("{kind} name {name:?} is not 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.', or starts with a dot")]
+    Name {
+        /// Of what.
+        kind: &'static str,
+        /// What was given.
+        name: String,
+    },
     /// See [`Digest`].
     #[error("digest {0:?} is not sha256: and 64 lower-case hexadecimal digits")]
     Digest(String),
 }
 
-// === impl SourceName ===
+/// The longest name, in bytes.
+const NAME_BYTES_MAX: usize = 64;
 
-impl SourceName {
-    /// The longest name, in bytes.
-    pub const LEN_MAX: usize = 64;
-
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+fn is_name(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.starts_with('.') && name.bytes().all(legal)
 }
 
-impl TryFrom<String> for SourceName {
-    type Error = Malformed;
+/// What the three kinds of names have in common.
+macro_rules! name {
+    ($Name:ident, $kind:literal) => {
+        impl $Name {
+            /// The longest name, in bytes.
+            pub const LEN_MAX: usize = NAME_BYTES_MAX;
 
-    fn try_from(name: String) -> Result<Self, Malformed> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        let fits = !name.is_empty() && name.len() <= Self::LEN_MAX && !name.starts_with('.');
-        if fits && name.bytes().all(legal) { Ok(Self(name)) } else { Err(Malformed::SourceName(name)) }
-    }
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $Name {
+            type Error = Malformed;
+
+            fn try_from(name: String) -> Result<Self, Malformed> {
+                if is_name(&name) { Ok(Self(name)) } else { Err(Malformed::Name { kind: $kind, name }) }
+            }
+        }
+
+        impl From<$Name> for String {
+            fn from(name: $Name) -> Self {
+                name.0
+            }
+        }
+
+        impl std::str::FromStr for $Name {
+            type Err = Malformed;
+
+            fn from_str(name: &str) -> Result<Self, Malformed> {
+                Self::try_from(name.to_owned())
+            }
+        }
+
+        impl fmt::Display for $Name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl From<SourceName> for String {
-    fn from(name: SourceName) -> Self {
-        name.0
-    }
-}
-
-impl std::str::FromStr for SourceName {
-    type Err = Malformed;
-
-    fn from_str(name: &str) -> Result<Self, Malformed> {
-        Self::try_from(name.to_owned())
-    }
-}
-
-impl fmt::Display for SourceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+name!(SourceName, "source");
+name!(ServiceName, "service");
+name!(VolumeName, "volume");
 
 // === impl Digest ===
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, SourceName};
+use super::{Digest, ServiceName, SourceName};
 
 /// Why something was not done. The text says what the caller can do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -27,30 +27,50 @@ pub enum Refusal {
         limit: usize,
     },
     /// As many sources as the runner holds exist.
-    #[error("the runner already holds {limit} sources; stop one first")]
+    #[error("the runner already holds {limit}; stop a source first")]
     TooManySources {
-        /// How many.
-        limit: usize,
+        /// How many of what.
+        limit: String,
     },
-    /// Nothing is known of this source.
-    #[error("source {source_name} is not running; start it first")]
-    NotRunning {
+    /// The source has no network and no volumes yet.
+    #[error("source {source_name} is not open; open it first")]
+    NotOpen {
         /// Which.
         source_name: SourceName,
+    },
+    /// The plan of the source cannot be carried out.
+    #[error("the source is refused: {detail}")]
+    BadPlan {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The plan that the source was opened with does not name this service.
+    #[error("source {source_name} has no service {service}; open it with a plan that names it")]
+    NoService {
+        /// Which source.
+        source_name: SourceName,
+        /// Which service.
+        service: ServiceName,
+    },
+    /// The service was not started, or has ended.
+    #[error("service {service} of source {source_name} is not running; start it first")]
+    NotRunning {
+        /// Which source.
+        source_name: SourceName,
+        /// Which service.
+        service: ServiceName,
     },
     /// It runs something else.
     #[error("source {source_name} already runs with another {difference}; stop it first")]
     RunsDifferently {
         /// Which.
         source_name: SourceName,
-        /// `image` or the name of the first field of the spec that differs.
+        /// `plan`, `image` or the name of the first field of the spec that differs.
         difference: String,
     },
-    /// The image was never unpacked for this source.
-    #[error("image {manifest} is not unpacked for source {source_name}; prepare it first")]
+    /// A layer of the image is not sealed here, or not any more.
+    #[error("image {manifest} is not prepared; prepare it first")]
     NotPrepared {
-        /// Which source.
-        source_name: SourceName,
         /// Which image.
         manifest: Digest,
     },
@@ -83,12 +103,24 @@ pub enum Refusal {
         detail: String,
     },
     /// Nothing accepts at that port inside the jail, or not yet.
-    #[error("nothing listens on port {port} of source {source_name}; try again while it starts up")]
+    #[error(
+        "nothing listens on port {port} of service {service} of source {source_name}; try again while it starts up"
+    )]
     NotListening {
         /// Which source.
         source_name: SourceName,
+        /// Which service.
+        service: ServiceName,
         /// Which port.
         port: u16,
+    },
+    /// The disk has not the room that the source may use.
+    #[error("the disk has {free_bytes} bytes left and {needed_bytes} are needed; free some, or clean the cache")]
+    DiskFull {
+        /// Free.
+        free_bytes: u64,
+        /// Needed.
+        needed_bytes: u64,
     },
     /// A step on the way into the jail failed; nothing of it is left.
     #[error("the jail failed at {step}: {}", std::io::Error::from_raw_os_error(*errno))]

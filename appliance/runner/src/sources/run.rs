@@ -1,21 +1,22 @@
-//! One run of one source, from its start until nobody asks about it any more.
+//! One run of one service, from its start until nobody asks about it any more.
 //!
-//! Invariant: a run goes from running to over once, when nothing of it is left but its callback listener; that
-//! one outlives the jail, because a last callback may wait in it.
+//! Invariant: a run goes from running to over once, when no process, mount, cgroup or file of it is left.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use runner::protocol::{Digest, Ending, Exit, ServiceSpec};
+use runner::protocol::{Digest, Ending, Exit, Health, ServiceSpec};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::cgroup::Cgroup;
+use crate::link::Watch;
 use crate::orders::Ticket;
 
 /// How long to wait for a killed jail to be reaped and swept.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One run of one source.
+/// One run of one service.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) number: Ticket,
@@ -24,8 +25,11 @@ pub(super) struct Run {
     manifest: Digest,
     spec: ServiceSpec,
     pidfd: OwnedFd,
-    stage: Mutex<Stage>,
-    over: Condvar,
+    watch: Arc<Watch>,
+    /// While it runs, on a machine with cgroups.
+    cgroup: Mutex<Option<Cgroup>>,
+    over: Mutex<Option<Over>>,
+    ended: Condvar,
 }
 
 /// What was asked for.
@@ -41,14 +45,15 @@ pub(super) struct Wanted {
 pub(super) struct Jail {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
-    pub(super) netns: OwnedFd,
-    pub(super) listener: OwnedFd,
+    pub(super) watch: Arc<Watch>,
+    pub(super) cgroup: Option<Cgroup>,
 }
 
-#[derive(Debug)]
-enum Stage {
-    Running { netns: Arc<OwnedFd>, listener: Arc<OwnedFd> },
-    Over { exit: Exit, listener: Arc<OwnedFd> },
+/// How a run ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Over {
+    pub(super) exit: Exit,
+    pub(super) out_of_memory: bool,
 }
 
 // === impl Run ===
@@ -56,37 +61,33 @@ enum Stage {
 impl Run {
     pub(super) fn new(wanted: Wanted, jail: Jail) -> Self {
         let Wanted { number, manifest, spec } = wanted;
-        let Jail { pid, pidfd, netns, listener } = jail;
+        let Jail { pid, pidfd, watch, cgroup } = jail;
         let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let stage = Mutex::new(Stage::Running { netns: Arc::new(netns), listener: Arc::new(listener) });
-        Self { number, pid, since_unix, manifest, spec, pidfd, stage, over: Condvar::new() }
+        let (cgroup, over, ended) = (Mutex::new(cgroup), Mutex::default(), Condvar::new());
+        Self { number, pid, since_unix, manifest, spec, pidfd, watch, cgroup, over, ended }
     }
 
-    /// How the service ended, once it has.
-    pub(super) fn exit(&self) -> Option<Exit> {
-        match *self.stage() {
-            Stage::Running { .. } => None,
-            Stage::Over { exit, .. } => Some(exit),
+    /// How it ended, once it has.
+    pub(super) fn over(&self) -> Option<Over> {
+        *self.lock()
+    }
+
+    /// Nothing of it is left.
+    pub(super) fn end(&self, over: Over) {
+        *self.lock() = Some(over);
+        self.ended.notify_all();
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match self.spec.health {
+            None => Health::Untested,
+            Some(_) => self.watch.health().unwrap_or(Health::Starting),
         }
     }
 
-    /// The jail's network namespace, while there is a jail.
-    pub(super) fn netns(&self) -> Option<Arc<OwnedFd>> {
-        match &*self.stage() {
-            Stage::Running { netns, .. } => Some(netns.clone()),
-            Stage::Over { .. } => None,
-        }
-    }
-
-    pub(super) fn listener(&self) -> Arc<OwnedFd> {
-        self.stage().listener()
-    }
-
-    /// Nothing of the jail is left.
-    pub(super) fn end(&self, exit: Exit) {
-        let mut stage = self.stage();
-        *stage = Stage::Over { exit, listener: stage.listener() };
-        self.over.notify_all();
+    /// Bytes of memory that the jail uses now, where that is known.
+    pub(super) fn memory_bytes(&self) -> Option<u64> {
+        Some(self.cgroup().as_ref()?.usage().ok()?.memory_bytes)
     }
 
     /// Asks the service to end, which takes it as long as it likes.
@@ -95,14 +96,18 @@ impl Run {
         let _ = pidfd_send_signal(&self.pidfd, Signal::TERM);
     }
 
-    /// Ends every process of the jail.
+    /// Ends every process of the jail: with its first process the kernel ends the pid namespace, and the cgroup
+    /// ends what has not got that far.
     pub(super) fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        if let Some(Err(error)) = self.cgroup().as_ref().map(Cgroup::kill) {
+            tracing::warn!(run = self.number.0, %error, "a cgroup was not killed");
+        }
     }
 
     /// SIGTERM, `grace`, SIGKILL. `None` if even that did not end it in time.
     pub(super) fn stop(&self, grace: Duration) -> Option<Ending> {
-        if self.exit().is_some() {
+        if self.over().is_some() {
             return Some(Ending::AlreadyExited);
         }
         self.terminate();
@@ -115,7 +120,18 @@ impl Run {
 
     /// The first thing in which this run differs from what is asked for.
     pub(super) fn difference(&self, manifest: &Digest, spec: &ServiceSpec) -> Option<&'static str> {
-        let ServiceSpec { command, entrypoint, environment, working_dir, user, read_only, limits } = &self.spec;
+        let ServiceSpec {
+            command,
+            entrypoint,
+            environment,
+            working_dir,
+            user,
+            read_only,
+            volumes,
+            tmpfs,
+            health,
+            limits,
+        } = &self.spec;
         let differences = [
             ("image", self.manifest != *manifest),
             ("command", *command != spec.command),
@@ -124,29 +140,32 @@ impl Run {
             ("working_dir", *working_dir != spec.working_dir),
             ("user", *user != spec.user),
             ("read_only", *read_only != spec.read_only),
+            ("volumes", *volumes != spec.volumes),
+            ("tmpfs", *tmpfs != spec.tmpfs),
+            ("health", *health != spec.health),
             ("limits", *limits != spec.limits),
         ];
         differences.into_iter().find_map(|(name, differs)| differs.then_some(name))
     }
 
-    fn is_over_within(&self, timeout: Duration) -> bool {
-        let running = |stage: &mut Stage| matches!(stage, Stage::Running { .. });
-        let waited = self.over.wait_timeout_while(self.stage(), timeout, running);
-        let (stage, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        matches!(*stage, Stage::Over { .. })
+    /// Whether it is over before `timeout` is.
+    pub(super) fn is_over_within(&self, timeout: Duration) -> bool {
+        let running = |over: &mut Option<Over>| over.is_none();
+        let waited = self.ended.wait_timeout_while(self.lock(), timeout, running);
+        let (over, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        over.is_some()
     }
 
-    fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The jail's cgroup, to be removed.
+    pub(super) fn take_cgroup(&self) -> Option<Cgroup> {
+        self.cgroup().take()
     }
-}
 
-// === impl Stage ===
+    fn cgroup(&self) -> MutexGuard<'_, Option<Cgroup>> {
+        self.cgroup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-impl Stage {
-    fn listener(&self) -> Arc<OwnedFd> {
-        match self {
-            Self::Running { listener, .. } | Self::Over { listener, .. } => listener.clone(),
-        }
+    fn lock(&self) -> MutexGuard<'_, Option<Over>> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,10 @@
 //! Sources: which are served, and what each awaits.
 //!
-//! `Preparing → Registering → Serving`, and from anywhere `→ Stopping → Refused`. A source is prepared before the rig
+//! `Preparing → Registering → Serving`, and from anywhere `→ Stopping → Refused`; `rest` adds a way off and back. A source is prepared before the rig
 //! registers to it, so that nothing is promised that cannot be run; it is stopped only when no task of ours needs it,
 //! and prepared again for such a task even if it is to be stopped after it. `Refused` is reached through `Stopping`, so
-//! that no container is left behind.
+//! that no container is left behind. What a source keeps between its runs goes when the owner wants it no more: a source
+//! that is refused by then is stopped once more for that.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +12,19 @@ use super::job::backoff_s;
 use super::{Book, SOURCES_KEPT};
 use crate::enrolment::Phase;
 use crate::id::SourceId;
-use crate::policy::accept_source;
-use crate::source::{Environment, GivenUp, Served, SourceReading, SourceStage};
+use crate::policy::{Rig, accept_source};
+use crate::source::{Conditions, Environment, GivenUp, Served, SourceReading, SourceStage};
 use crate::step::{Step, StepKey, Trouble, TroubleKind};
 
 /// Weight of the newest run in the smoothed run time: one in four.
 const USUAL_RUN_SHARE: u64 = 4;
+
+/// What a source that came up said of itself and was given.
+pub(super) struct Given {
+    pub(super) functions: Option<BTreeSet<String>>,
+    pub(super) conditions: Option<Conditions>,
+    pub(super) notes: Vec<String>,
+}
 
 // === impl Served ===
 
@@ -29,6 +37,10 @@ impl Served {
             is_removed: false,
             prepared_from: None,
             functions: None,
+            conditions: None,
+            notes: Vec::new(),
+            up_at: 0,
+            has_volumes: false,
             is_asked: false,
             tries: 0,
             falls: 0,
@@ -39,12 +51,17 @@ impl Served {
         }
     }
 
-    fn move_to(&mut self, stage: SourceStage) {
+    pub(super) fn move_to(&mut self, stage: SourceStage) {
         self.stage = stage;
         self.is_asked = false;
         self.tries = 0;
         self.not_before = 0;
         self.trouble = None;
+    }
+
+    /// Whether what it keeps between its runs is to go: the owner took it down, or off the list and wants it no more.
+    fn is_unwanted(&self, rig: &Rig) -> bool {
+        self.is_removed || (!self.reading.is_registered && !rig.wants(self.reading.id))
     }
 
     /// Notes that a run gave a result, and how long it took, in milliseconds.
@@ -70,7 +87,7 @@ impl Book {
             served.prepared_from = None;
             served.given_up = None;
             served.falls = 0;
-            if matches!(served.stage, SourceStage::Registering | SourceStage::Serving) {
+            if matches!(served.stage, SourceStage::Registering | SourceStage::Serving | SourceStage::Resting) {
                 served.move_to(SourceStage::Preparing);
             }
         }
@@ -97,7 +114,7 @@ impl Book {
     }
 
     /// Brings a source's stage in line with its reading and the settings.
-    fn judge_source(&mut self, source: SourceId) {
+    pub(super) fn judge_source(&mut self, source: SourceId) {
         let Some(rig) = &self.rig else { return };
         let Some(served) = self.sources.get_mut(&source) else { return };
         let given_up = served.given_up.as_ref().filter(|g| g.updated_at == served.reading.updated_at);
@@ -111,12 +128,19 @@ impl Book {
         let is_stale = served.prepared_from.is_some_and(|from| from != served.reading.updated_at);
         let needed = self.index.needing.get(&source).is_some_and(|tasks| !tasks.is_empty());
         let can_finish = needed && given_up.is_none();
+        let has_left = served.prepared_from.is_some() || (served.has_volumes && served.is_unwanted(rig));
         match (verdict, &served.stage) {
-            (Err(why), SourceStage::Refused { .. }) if served.prepared_from.is_none() => {
+            (Err(why), SourceStage::Refused { .. }) if !has_left => {
                 served.stage = SourceStage::Refused { why };
             }
             (Err(_), SourceStage::Refused { .. }) => served.move_to(SourceStage::Stopping),
             (Err(_), SourceStage::Preparing) if can_finish => {}
+            (Err(_), SourceStage::Resting) if can_finish && !served.is_asked => {
+                served.move_to(SourceStage::Preparing);
+            }
+            // The stop in hand is the stop that is wanted.
+            (Err(_), SourceStage::Resting) if served.is_asked => served.stage = SourceStage::Stopping,
+            (Err(_), SourceStage::Resting) => served.move_to(SourceStage::Stopping),
             (Err(_), SourceStage::Stopping) if can_finish && served.prepared_from.is_none() && !served.is_asked => {
                 served.move_to(SourceStage::Preparing);
             }
@@ -132,6 +156,12 @@ impl Book {
                 served.environment = environment;
                 served.move_to(SourceStage::Preparing);
             }
+            (Ok(environment), SourceStage::Resting)
+                if (needed || !served.reading.is_registered) && !served.is_asked =>
+            {
+                served.environment = environment;
+                served.move_to(SourceStage::Preparing);
+            }
             (Ok(_), SourceStage::Registering) if served.reading.is_registered => {
                 served.move_to(SourceStage::Serving);
             }
@@ -139,7 +169,10 @@ impl Book {
                 served.move_to(SourceStage::Registering);
             }
             (Ok(environment), SourceStage::Preparing) if !served.is_asked => served.environment = environment,
-            (Ok(_), SourceStage::Preparing | SourceStage::Registering | SourceStage::Serving) => {}
+            (
+                Ok(_),
+                SourceStage::Preparing | SourceStage::Registering | SourceStage::Serving | SourceStage::Resting,
+            ) => {}
         }
     }
 
@@ -147,13 +180,17 @@ impl Book {
         &mut self,
         source: SourceId,
         prepared_from: u64,
-        functions: Option<BTreeSet<String>>,
+        given: Given,
         touched: &mut BTreeSet<StepKey>,
     ) {
         touched.insert(StepKey::Source { source });
+        let now = self.now;
         let Some(served) = self.sources.get_mut(&source) else { return };
         served.prepared_from = Some(prepared_from);
-        served.functions = functions;
+        served.up_at = now;
+        served.functions = given.functions;
+        served.conditions = given.conditions;
+        served.notes = given.notes;
         if served.stage == SourceStage::Preparing {
             served.move_to(SourceStage::Registering);
         }
@@ -170,7 +207,7 @@ impl Book {
         let was_up = match served.stage {
             SourceStage::Registering | SourceStage::Serving => true,
             SourceStage::Stopping => is_needed,
-            SourceStage::Refused { .. } | SourceStage::Preparing => false,
+            SourceStage::Refused { .. } | SourceStage::Preparing | SourceStage::Resting => false,
         };
         if was_up {
             served.move_to(SourceStage::Preparing);
@@ -182,16 +219,18 @@ impl Book {
         self.index_source(source);
     }
 
-    pub(super) fn source_stopped(&mut self, source: SourceId, touched: &mut BTreeSet<StepKey>) {
+    pub(super) fn source_stopped(&mut self, source: SourceId, is_forgotten: bool, touched: &mut BTreeSet<StepKey>) {
         touched.insert(StepKey::Source { source });
         let Some(served) = self.sources.get_mut(&source) else { return };
         served.prepared_from = None;
+        served.has_volumes &= !is_forgotten;
         match served.stage {
             SourceStage::Stopping if self.index.needing.contains_key(&source) => {
                 served.move_to(SourceStage::Preparing);
             }
             SourceStage::Stopping => served.move_to(SourceStage::Refused { why: "it was stopped".into() }),
             SourceStage::Registering | SourceStage::Serving => served.move_to(SourceStage::Preparing),
+            SourceStage::Resting => served.move_to(SourceStage::Resting),
             SourceStage::Refused { .. } | SourceStage::Preparing => {}
         }
         self.judge_source(source);
@@ -239,6 +278,7 @@ impl Book {
     pub(super) fn source_step(&self, source: SourceId, served: &Served) -> Option<Step> {
         let standing = self.enrolment.standing.as_ref()?;
         let is_paired = self.phase() == Phase::Paired;
+        let is_needed = self.index.needing.get(&source).is_some_and(|tasks| !tasks.is_empty());
         match &served.stage {
             SourceStage::Preparing if is_paired || served.reading.is_registered => Some(Step::Prepare {
                 source,
@@ -249,13 +289,18 @@ impl Book {
             SourceStage::Registering if is_paired && standing.lockup_wei >= served.reading.min_lockup_wei => {
                 Some(Step::Register { source, environment: served.environment })
             }
-            SourceStage::Stopping if self.index.needing.get(&source).is_none_or(BTreeSet::is_empty) => {
-                Some(Step::StopSource { source })
+            SourceStage::Resting if served.prepared_from.is_some() && !is_needed => {
+                Some(Step::StopSource { source, forgets: false })
+            }
+            SourceStage::Stopping if !is_needed => {
+                let forgets = self.rig.as_ref().is_some_and(|rig| served.is_unwanted(rig));
+                Some(Step::StopSource { source, forgets })
             }
             SourceStage::Refused { .. }
             | SourceStage::Preparing
             | SourceStage::Registering
             | SourceStage::Serving
+            | SourceStage::Resting
             | SourceStage::Stopping => None,
         }
     }
@@ -266,7 +311,9 @@ impl Book {
             return None;
         }
         let step = self.source_step(source, served)?;
-        self.sources.get_mut(&source)?.is_asked = true;
+        let served = self.sources.get_mut(&source)?;
+        served.is_asked = true;
+        served.has_volumes |= matches!(step, Step::Prepare { .. });
         self.index_source(source);
         Some(step)
     }

@@ -172,6 +172,7 @@ impl Book {
     }
 
     pub(super) fn looked(&mut self, task: TaskId, look: &Look, touched: &mut BTreeSet<StepKey>) {
+        let mut wanted = None;
         self.change(task, touched, |book, job| {
             if job.stage != Stage::Looking {
                 return;
@@ -179,10 +180,18 @@ impl Book {
             let Some(rig) = &book.rig else { return };
             let source = book.sources.get(&job.task().source);
             match policy::weigh(rig, &job.reading, source, look, book.load(), book.now) {
+                Ok(bid) if book.is_resting(bid.task.source) => {
+                    wanted = Some(bid.task.source);
+                    let why = "it rested while memory was short, and is started again for this task".to_owned();
+                    book.refuse(job, Refusal::SourceNotReady { why });
+                }
                 Ok(bid) => job.move_to(Stage::Bidding { bid }, book.now),
                 Err(why) => book.refuse(job, why),
             }
         });
+        if let Some(source) = wanted {
+            self.wake(source, touched);
+        }
     }
 
     pub(super) fn fetched(&mut self, task: TaskId, function: String, digest: Digest, touched: &mut BTreeSet<StepKey>) {
@@ -319,13 +328,15 @@ impl Book {
             if job.not_before > self.now || !has_place || !self.runs_now(source) {
                 continue;
             }
-            let max_expiry_s = self.sources.get(&source).map_or(u64::MAX, |s| s.reading.max_expiry_s);
+            let served = self.sources.get(&source);
+            let max_expiry_s = served.map_or(u64::MAX, |s| s.reading.max_expiry_s);
+            let conditions = served.and_then(|s| s.conditions.clone());
             let id = self.next_run;
             let mut begun = false;
             self.change(task, &mut BTreeSet::new(), |book, job| {
                 let Stage::Ready { input } = job.stage.clone() else { return };
                 let deadline = run_deadline(&input, max_expiry_s, margin_s);
-                job.move_to(Stage::Running { run: Run { input, id, deadline } }, book.now);
+                job.move_to(Stage::Running { run: Run { input, id, deadline, conditions } }, book.now);
                 job.runs += 1;
                 begun = true;
             });
@@ -360,10 +371,14 @@ impl Book {
         let closes = job.is_closed() && !before.is_some_and(Job::is_closed);
         let reopens = !job.is_closed() && before.is_some_and(Job::is_closed);
         let releases = before.is_some_and(Job::needs_source) && !job.needs_source();
+        let acquires = job.needs_source() && !before.is_some_and(Job::needs_source);
         self.jobs.insert(task, job);
         self.index_task(task, before);
         if releases {
             self.source_released(source, touched);
+        }
+        if acquires {
+            self.wake(source, touched);
         }
         if reopens {
             self.closed.retain(|id| *id != task);

@@ -90,6 +90,8 @@ impl Witness {
                     assert!(look.gas_wei >= Rig::gas_to_finish_wei(look.gas_price_wei), "{id}: gas was short");
                     let need_wei = book.sources()[&bid.task.source].reading.min_lockup_wei;
                     assert!(look.lockup_wei >= need_wei, "{id}: stake was short");
+                    let is_up = book.sources()[&bid.task.source].prepared_from.is_some();
+                    assert!(is_up, "{id} is bid for while nothing could run it");
                     let waiting = book.open_jobs().filter(|job| is_waiting(&job.stage)).count();
                     assert!(waiting <= rig.max_waiting, "{waiting} wait, {id} is one too many");
                 }
@@ -107,12 +109,16 @@ impl Witness {
                     assert!(book.now() >= seen_at + MISSING_S, "{id} is answered again while its answer stands");
                 }
             }
+            Step::StopSource { source, .. } => {
+                let needs = |stage: &Stage| is_waiting(stage) || matches!(stage, Stage::Running { .. });
+                let needing = book.open_jobs().find(|job| job.task().source == *source && needs(&job.stage));
+                assert!(needing.is_none(), "{source} is stopped under {needing:#?}");
+            }
             Step::Announce
             | Step::Describe
             | Step::Lock { .. }
             | Step::Prepare { .. }
             | Step::Register { .. }
-            | Step::StopSource { .. }
             | Step::Look { .. }
             | Step::Fetch { .. }
             | Step::Publish { .. } => {}
@@ -124,7 +130,7 @@ impl Witness {
         let due = book.outstanding();
         for step in &due {
             let in_hand = hand.get(&step.key());
-            let is_in_hand = in_hand.is_some_and(|held| held == step || is_older_preparation(held, step));
+            let is_in_hand = in_hand.is_some_and(|held| held == step || is_older(held, step));
             assert!(is_in_hand, "it is due and in nobody's hand: {step:#?}, but {in_hand:#?}");
         }
         self.void = hand.iter().filter(|(_, held)| !due.contains(held)).map(|(key, _)| *key).collect();
@@ -180,9 +186,14 @@ fn check_wakes(book: &Book) {
     }
 }
 
-/// A source that is updated while it is being prepared is prepared once more after that.
-fn is_older_preparation(held: &Step, due: &Step) -> bool {
-    matches!((held, due), (Step::Prepare { source: held, .. }, Step::Prepare { source: due, .. }) if held == due)
+/// A source that is updated while it is being prepared is prepared once more after that; one that is taken down while it
+/// is being stopped is stopped once more to be forgotten.
+fn is_older(held: &Step, due: &Step) -> bool {
+    match (held, due) {
+        (Step::Prepare { source: held, .. }, Step::Prepare { source: due, .. })
+        | (Step::StopSource { source: held, .. }, Step::StopSource { source: due, .. }) => held == due,
+        _ => false,
+    }
 }
 
 fn is_waiting(stage: &Stage) -> bool {

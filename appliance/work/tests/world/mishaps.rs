@@ -41,7 +41,7 @@ impl World {
 
     /// One thing happens.
     pub(crate) fn mishap(&mut self) {
-        match self.dice.below(32) {
+        match self.dice.below(34) {
             0..=11 => self.someone_performs(),
             12..=14 => self.something_is_read(),
             15..=16 => self.echo(),
@@ -55,6 +55,11 @@ impl World {
             27 => self.clock_jumps(),
             28 => self.restart(),
             29 if self.dice.one_in(4) => self.tell(News::DrainAsked),
+            30..=31 => {
+                // Now and then later than the peace that the book gives.
+                self.now += self.dice.below(150);
+                self.tell(News::MemoryShort);
+            }
             _ => {
                 self.now += self.dice.below(30);
                 self.tell(News::Ticked);
@@ -248,6 +253,11 @@ impl World {
         for source in self.up.keys() {
             let served = &self.book.sources()[source];
             assert!(!matches!(served.stage, SourceStage::Refused { .. }), "a container is left behind: {served:#?}");
+        }
+        for source in &self.volumes {
+            let served = &self.book.sources()[source];
+            let is_unwanted = !served.reading.is_registered && !self.rig.wants(*source);
+            assert!(!served.is_removed && !is_unwanted, "volumes are left behind: {served:#?}");
         }
     }
 

@@ -9,7 +9,7 @@ pub(crate) mod dice;
 mod mishaps;
 mod performer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use work::book::{Closing, Stage};
 use work::enrolment::Standing;
@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) ahead_s: u64,
     /// Containers that are up, and the `updated_at` that each was made from. They outlive the provider.
     pub(crate) up: BTreeMap<SourceId, u64>,
+    /// Sources that keep something here. It outlives their containers and the machine's power.
+    pub(crate) volumes: BTreeSet<SourceId>,
     /// Steps that the performer has in hand.
     pub(crate) hand: BTreeMap<StepKey, Step>,
     /// The provider dies after so many facts.
@@ -54,6 +56,8 @@ pub(crate) struct World {
     pub(crate) keeps_snapshots: bool,
     /// Whether the machine dies with the provider, and all containers with it.
     pub(crate) loses_power: bool,
+    /// How often a source was laid to rest.
+    pub(crate) rests: u64,
     witness: Witness,
 }
 
@@ -140,10 +144,12 @@ impl World {
             now: BEGAN_AT,
             ahead_s: 0,
             up: BTreeMap::new(),
+            volumes: BTreeSet::new(),
             hand: BTreeMap::new(),
             crash_after: None,
             keeps_snapshots: false,
             loses_power: false,
+            rests: 0,
             witness: Witness::default(),
         }
     }
@@ -193,6 +199,8 @@ impl World {
             }
             _ => {}
         }
+        let will_rest = matches!(fact.news, News::MemoryShort) && self.book.next_to_rest().is_some();
+        self.rests += u64::from(will_rest);
         let steps = self.book.enter(fact.clone());
         self.witness.check_steps(&fact, &steps, &self.hand, &self.book);
         for step in &steps {

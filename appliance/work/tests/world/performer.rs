@@ -64,12 +64,22 @@ impl World {
             }
             Step::Prepare { source, updated_at, .. } => {
                 self.up.insert(*source, *updated_at);
-                News::SourceUp { source: *source, prepared_from: *updated_at, functions: None }
+                self.volumes.insert(*source);
+                News::SourceUp {
+                    source: *source,
+                    prepared_from: *updated_at,
+                    functions: None,
+                    conditions: None,
+                    notes: Vec::new(),
+                }
             }
             Step::Register { source, .. } => self.register(*source)?,
-            Step::StopSource { source } => {
+            Step::StopSource { source, forgets } => {
                 self.up.remove(source);
-                News::SourceStopped { source: *source }
+                if *forgets {
+                    self.volumes.remove(source);
+                }
+                News::SourceStopped { source: *source, is_forgotten: *forgets }
             }
             Step::Look { task } => News::Looked { task: task.id, look: self.look(luck) },
             Step::Attempt { bid } => self.attempt(bid.task.id, bid.payment_wei)?,

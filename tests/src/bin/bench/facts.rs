@@ -108,7 +108,13 @@ fn opening(me: ProviderId, source: SourceId) -> [News; 4] {
         News::Began { rig: Box::new(rig) },
         News::Stood { standing },
         News::SourceRead { reading: Box::new(reading) },
-        News::SourceUp { source, prepared_from: 1, functions: Some(BTreeSet::from(["add".to_owned()])) },
+        News::SourceUp {
+            source,
+            prepared_from: 1,
+            functions: Some(BTreeSet::from(["add".to_owned()])),
+            conditions: None,
+            notes: Vec::new(),
+        },
     ]
 }
 
