@@ -43,7 +43,13 @@ plain_step "setup" tests/setup.sh
 plain_step "format" cargo fmt --all --check
 plain_step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 plain_step "dependencies" tests/deny.sh
-test_step "tests" cargo test --workspace --locked --no-fail-fast --all-targets
+# The tests start programs of other packages, which cargo test alone does not build.
+plain_step "programs" cargo build --workspace --bins --locked
+# Tests named in_guest need a machine of their own, and get it in the step after.
+test_step "tests" cargo test --workspace --locked --no-fail-fast --all-targets -- --skip in_guest::
+test_step "cgroup tests in the guest" tests/guest.sh --no-fail-fast --bin rig-runner -- in_guest::
+test_step "jails and attacks in the guest" tests/guest.sh --no-fail-fast --test jail --test resources --test processes \
+    --test storms
 test_step "documentation tests" cargo test --workspace --locked --no-fail-fast --doc
 
 passed=$(count passed)
