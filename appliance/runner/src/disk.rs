@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
@@ -33,6 +34,10 @@ const RESERVE_BYTES: u64 = 512 << 20;
 
 /// How often a free loop device is asked for again when somebody else took it first.
 const LOOP_TRIES: u32 = 64;
+
+/// How long, and how often, the end of an earlier runner's disks is awaited. It writes back what it holds first.
+const ABANDONED_TIMEOUT: Duration = Duration::from_secs(60);
+const ABANDONED_PAUSE: Duration = Duration::from_millis(20);
 
 /// The directory of a mounted disk that jails see; beside it stands ext4's own `lost+found`.
 const ROOM: &str = "room";
@@ -72,6 +77,10 @@ pub(crate) enum DiskError {
     },
     #[error("the disk has {free_bytes} bytes left and {needed_bytes} are spoken for")]
     Full { free_bytes: u64, needed_bytes: u64 },
+    #[error("{} is still in use after {ABANDONED_TIMEOUT:?}, though no runner is; is it mounted by hand?", path.display())]
+    Busy { path: PathBuf },
+    #[error("the volume in {} is damaged: {words}; mend it with e2fsck, or have the source forgotten", path.display())]
+    Damaged { path: PathBuf, words: String },
     #[error("make a file system in {}: {words}; the Debian package e2fsprogs has mke2fs", path.display())]
     Format { path: PathBuf, words: String },
 }
@@ -79,9 +88,17 @@ pub(crate) enum DiskError {
 // === impl Disks ===
 
 impl Disks {
-    /// On the disk below `dir`.
-    pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), promises: Mutex::default() }
+    /// On the disk below `dir`. Waits until the kernel has done with the disks of an earlier runner: its mounts go with
+    /// its last process, and a volume must not be mounted twice.
+    pub(crate) fn open(dir: &Path) -> Result<Self, DiskError> {
+        let deadline = Instant::now() + ABANDONED_TIMEOUT;
+        while let Some(path) = abandoned(dir)? {
+            if Instant::now() >= deadline {
+                return Err(DiskError::Busy { path });
+            }
+            std::thread::sleep(ABANDONED_PAUSE);
+        }
+        Ok(Self { dir: dir.to_owned(), promises: Mutex::default() })
     }
 
     /// A disk for one run, at the directory `mount`: of `bytes`, or of what there is for it. Its file never has a name
@@ -113,6 +130,7 @@ impl Disks {
             image.sync_all().map_err(failed("sync", &half))?;
             fs::rename(&half, file).map_err(failed("rename", &half))?;
         }
+        check(file)?;
         let image = OpenOptions::new().read(true).write(true).open(file).map_err(failed("open", file))?;
         let bytes = image.metadata().map_err(failed("look at", file))?.len();
         let promise = promise(&mut promises, image, bytes);
@@ -243,6 +261,35 @@ fn format(file: &Path, is_kept: bool) -> Result<(), DiskError> {
     }
     let words = String::from_utf8_lossy(&done.stderr).trim().to_owned();
     Err(DiskError::Format { path: file.to_owned(), words })
+}
+
+/// A file below `dir` that is still behind a loop device.
+fn abandoned(dir: &Path) -> Result<Option<PathBuf>, DiskError> {
+    let devices = Path::new("/sys/block");
+    for device in fs::read_dir(devices).map_err(failed("list", devices))? {
+        let backing = device.map_err(failed("list", devices))?.path().join("loop/backing_file");
+        // Devices come and go, and most are no loop devices.
+        let Ok(path) = fs::read_to_string(backing) else { continue };
+        let path = Path::new(path.trim_end().trim_end_matches(" (deleted)"));
+        if path.starts_with(dir) {
+            return Ok(Some(path.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Finishes what a power cut left undone. What that cannot mend is left as it is, for somebody to look at.
+fn check(file: &Path) -> Result<(), DiskError> {
+    /// `e2fsck` ends with this or less when the file system is whole, mended or not.
+    const MENDED: i32 = 1;
+    let mut e2fsck = Command::new("e2fsck");
+    e2fsck.arg("-p").arg(file).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
+    let done = e2fsck.output().map_err(failed("start e2fsck for", file))?;
+    if done.status.code().is_some_and(|code| code <= MENDED) {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&done.stdout).trim().replace('\n', "; ");
+    Err(DiskError::Damaged { path: file.to_owned(), words })
 }
 
 /// A loop device over `image` that clears itself when its last user has gone: keep it open until it is mounted.

@@ -80,7 +80,10 @@ impl Drop for Furniture {
     fn drop(&mut self) {
         if let Err(error) = unmount(&self.mount, UnmountFlags::DETACH) {
             tracing::warn!(mount = %self.mount.display(), %error, "a service's furniture stays mounted");
+            return;
         }
+        // An empty directory; the next opening makes it again.
+        let _ = std::fs::remove_dir(&self.mount);
     }
 }
 

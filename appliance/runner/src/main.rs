@@ -122,7 +122,7 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
     let link = link::Link::start(state.path(), alive).context("start the spawner")?;
     let layers = Arc::new(layers::Layers::open(state.path(), link.clone(), cache)?);
     let slots = slots::Slots::new(state.path());
-    let disks = disk::Disks::new(state.path());
+    let disks = disk::Disks::open(state.path())?;
     let sources = Arc::new(sources::Sources {
         content: runner::image::Content::new(&run.content),
         layers,

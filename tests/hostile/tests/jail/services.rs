@@ -111,6 +111,26 @@ fn a_volume_outlives_its_source_and_nothing_else_does() {
 }
 
 #[test]
+fn a_volume_that_lost_its_first_block_is_mended_or_named_and_never_made_anew() {
+    let rig = Rig::new();
+    let source = name("a");
+    rig.client.open(&source, plan_with_volume(32 << 20)).expect("open");
+    assert_eq!(ran(&rig, &source, MAIN, with_volume("echo kept > /models/file", "/models")).0, Exit::Code(0));
+    rig.client.stop(&source, Duration::ZERO).expect("stop");
+    let file = rig.state("volumes/0/models.img");
+    let mut image = std::fs::read(&file).expect("the volume");
+    image[1024..2048].fill(0xA5);
+    std::fs::write(&file, &image).expect("damage it");
+    match refusal(rig.client.open(&source, plan_with_volume(32 << 20))) {
+        Refusal::Internal { detail } => assert!(detail.contains("models.img is damaged"), "{detail}"),
+        other => panic!("{other}"),
+    }
+    assert_eq!(std::fs::read(&file).expect("the volume"), image, "what is damaged is left as it is");
+    rig.client.forget(&source).expect("forget");
+    rig.client.open(&source, plan_with_volume(32 << 20)).expect("open");
+}
+
+#[test]
 fn an_empty_volume_takes_the_owner_of_what_it_covers() {
     let rig = Rig::new();
     let source = name("a");
