@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly VERSION=0.13.2
-readonly MEMORY_MB_MAX=2048 INPUT_S_MAX=10 INPUT_BYTES_MAX=8192
+readonly MEMORY_MB_MAX=2048 INPUT_S_MAX=30 INPUT_BYTES_MAX=8192
 seconds=${1:-600}
 shift || true
 root=$PWD/target/fuzz
