@@ -8,7 +8,7 @@ use seccompiler::sock_filter;
 use super::checks::{CHECKED, Checked, Width};
 use super::tape::{AND, INSTRUCTIONS_MAX, JUMP, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, LOAD_WORD, RETURN};
 use super::tree::{ABSENT, ALLOW, KILL, Machine, X32, compile, number};
-use super::{ALWAYS, HERE, PROGRAM};
+use super::{ALWAYS, HERE, PROGRAM, UNPACKER_PROGRAM};
 
 /// `struct seccomp_data`, less the instruction pointer.
 #[derive(Clone, Copy, Debug)]
@@ -254,4 +254,17 @@ fn arguments_decide_as_was_meant() {
         let said = execute(PROGRAM, &Call::new(call, [a, b, c, d, 0, 0])).0;
         assert_eq!(said, expected, "call {call} with {a:#x}, {b:#x}, {c:#x}, {d:#x}");
     }
+}
+
+#[test]
+fn only_the_unpacker_makes_nodes_and_only_such_as_are_no_device() {
+    let null = Call::new(libc::SYS_mknodat, [3, 0, 0o020_666, 0x103, 0, 0]);
+    let whiteout = Call::new(libc::SYS_mknodat, [3, 0, 0o020_000, 0, 0, 0]);
+    let opaque = Call::new(libc::SYS_fsetxattr, [3, 0, 0, 1, 0, 0]);
+    for (call, as_service, as_unpacker) in [(null, ABSENT, ABSENT), (whiteout, ABSENT, ALLOW), (opaque, ABSENT, ALLOW)]
+    {
+        let said = (execute(PROGRAM, &call).0, execute(UNPACKER_PROGRAM, &call).0);
+        assert_eq!(said, (as_service, as_unpacker), "{call:x?}");
+    }
+    assert!(UNPACKER_PROGRAM.len() <= 512, "{}", UNPACKER_PROGRAM.len());
 }
