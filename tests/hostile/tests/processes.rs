@@ -20,9 +20,11 @@ impl Victim {
         let mut sleep = Command::new("/bin/sleep");
         sleep.arg("1000").env("SECRET", Self::SECRET).stdout(Stdio::null());
         let victim = Self(sleep.spawn().expect("start a victim"));
-        // It exists a moment before its memory is furnished.
+        // It has its parent's memory first, for a moment none, and then its own.
         let environment = format!("/proc/{}/environ", victim.0.id());
-        wait_for("a victim", || (!fs::read(&environment).ok()?.is_empty()).then_some(()));
+        let is_furnished =
+            || String::from_utf8_lossy(&fs::read(&environment).unwrap_or_default()).contains(Self::SECRET);
+        wait_for("a victim", || is_furnished().then_some(()));
         victim
     }
 
