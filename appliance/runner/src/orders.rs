@@ -60,8 +60,6 @@ pub(crate) struct JailPlan {
     pub(crate) user: String,
     pub(crate) limits: Limits,
     pub(crate) health: Option<HealthTest>,
-    /// Whether the network namespace leads anywhere.
-    pub(crate) is_networked: bool,
 }
 
 /// The jail's root file system.

@@ -169,7 +169,6 @@ impl Sources {
             user: merged.user,
             limits: spec.limits,
             health: spec.health.clone(),
-            is_networked: source.hub.is_some(),
         })
     }
 
