@@ -1,23 +1,27 @@
 //! Asks the runner; blocks until it has answered.
 //!
-//! Each call opens one connection and closes it, so a [`Client`] is only a path: share it freely, and call it
-//! where blocking is allowed (`spawn_blocking`). No call is retried here: the caller knows which are safe to
-//! repeat ([`prepare`](Client::prepare), [`start`](Client::start) and [`stop`](Client::stop) all are).
+//! A [`Client`] is a path and a few open connections, each of which serves one call at a time: share it freely, and
+//! call it where blocking is allowed (`spawn_blocking`). No call is retried here that the runner may have heard: the
+//! caller knows which are safe to repeat ([`prepare`](Client::prepare), [`start`](Client::start) and [`stop`](Client::stop) all are).
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::protocol::{
     CachedLayer, Confinement, Digest, Ending, Prepared, Refusal, Reply, Request, ServiceName, ServiceSpec,
     ServiceState, SourceName, SourcePlan, SourceState, Started,
 };
 use crate::wire::{self, WireError};
+
+mod lines;
+
+use lines::Lines;
 
 /// How long an ordinary answer may take. The runner's own slowest ordinary step is a start, at 20 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,6 +33,7 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    lines: Arc<Lines>,
 }
 
 /// A question without the answer that was hoped for.
@@ -60,7 +65,7 @@ impl Client {
     /// A client of the runner that listens at `socket`. Does not connect.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), lines: Arc::default() }
     }
 
     /// The layers of an image that must be downloaded before [`prepare`](Self::prepare).
@@ -254,24 +259,42 @@ impl Client {
     }
 
     fn ask(&self, request: &Request, timeout: Duration) -> Result<(Reply, Option<OwnedFd>), ClientError> {
-        let socket = self
-            .connection(timeout)
+        if let Some(line) = self.lines.take() {
+            // To nobody nothing was said: a runner that was started anew is asked on a new connection.
+            if self.send(&line, request, timeout).is_ok() {
+                return self.receive(line, None);
+            }
+        }
+        let line = lines::open(&self.socket, ANSWER_TIMEOUT)
             .map_err(|source| ClientError::Unreachable { path: self.socket.clone(), source })?;
         // A runner that refuses the peer answers without reading, so a failed send may still have a reply.
-        let sent = wire::send(&socket, request, &[]);
-        match wire::receive(&socket) {
-            Ok((Reply::Refused { refusal }, _)) => Err(ClientError::Refused(refusal)),
-            Ok((reply, fds)) => Ok((reply, fds.into_iter().next())),
-            Err(error) => Err(sent.err().unwrap_or(error).into()),
-        }
+        let unsent = self.send(&line, request, timeout).err();
+        self.receive(line, unsent)
     }
 
-    fn connection(&self, timeout: Duration) -> rustix::io::Result<OwnedFd> {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        connect(&socket, &SocketAddrUnix::new(&self.socket)?)?;
-        set_socket_timeout(&socket, Timeout::Send, Some(ANSWER_TIMEOUT))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(timeout))?;
-        Ok(socket)
+    fn send(&self, line: &OwnedFd, request: &Request, timeout: Duration) -> Result<(), WireError> {
+        let limited = set_socket_timeout(line, Timeout::Recv, Some(timeout));
+        limited.map_err(|source| WireError::Socket { operation: "limit", source })?;
+        wire::send(line, request, &[])
+    }
+
+    fn receive(&self, line: OwnedFd, unsent: Option<WireError>) -> Result<(Reply, Option<OwnedFd>), ClientError> {
+        let received = wire::receive(&line).map_err(|error| unsent.unwrap_or(error))?;
+        let (reply, fds) = received;
+        match reply {
+            // After these the runner hangs up.
+            Reply::Refused {
+                refusal: refusal @ (Refusal::NotAllowed { .. } | Refusal::Busy { .. } | Refusal::BadRequest { .. }),
+            } => Err(ClientError::Refused(refusal)),
+            Reply::Refused { refusal } => {
+                self.lines.keep(line);
+                Err(ClientError::Refused(refusal))
+            }
+            reply => {
+                self.lines.keep(line);
+                Ok((reply, fds.into_iter().next()))
+            }
+        }
     }
 }
 

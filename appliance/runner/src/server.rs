@@ -1,4 +1,4 @@
-//! Answers the provider: one request per connection, one thread per connection.
+//! Answers the provider: one thread per connection, one request at a time on it.
 //!
 //! Invariants: nobody is heard before the kernel has said who they are; at most [`CONNECTIONS_MAX`] are served
 //! at once.
@@ -25,7 +25,7 @@ use crate::sources::Sources;
 /// The most connections that are served at once.
 const CONNECTIONS_MAX: usize = 32;
 
-/// How long a client may take to send its request or to take its reply.
+/// How long a client may take to send its first or its next request, or to take its reply.
 const TALK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The runner's socket.
@@ -142,30 +142,34 @@ fn refuse(client: &OwnedFd, refusal: Refusal) {
 }
 
 fn serve(client: &OwnedFd, sources: &Arc<Sources>) {
-    let answer = match wire::receive(client) {
-        Ok((request, fds)) => {
-            // No request comes with descriptors.
-            drop(fds);
-            answer(request, sources)
+    loop {
+        let answer = match wire::receive(client) {
+            Ok((request, fds)) => {
+                // No request comes with descriptors.
+                drop(fds);
+                answer(request, sources)
+            }
+            Err(error @ (WireError::Json(_) | WireError::TooLarge)) => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                return refuse(client, Refusal::BadRequest { detail: format!("{error}{cause}") });
+            }
+            // Gone, or silent for too long.
+            Err(_) => return,
+        };
+        let sent = match &answer {
+            Ok((reply, fd)) => {
+                let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+                wire::send(client, reply, &fds)
+            }
+            Err(refusal) => {
+                tracing::debug!(%refusal, "a request is refused");
+                wire::send(client, &Reply::Refused { refusal: refusal.clone() }, &[])
+            }
+        };
+        if let Err(error) = sent {
+            tracing::warn!(%error, "a reply is lost");
+            return;
         }
-        Err(error @ (WireError::Json(_) | WireError::TooLarge)) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            Err(Refusal::BadRequest { detail: format!("{error}{cause}") })
-        }
-        Err(_) => return,
-    };
-    let sent = match &answer {
-        Ok((reply, fd)) => {
-            let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
-            wire::send(client, reply, &fds)
-        }
-        Err(refusal) => {
-            tracing::debug!(%refusal, "a request is refused");
-            wire::send(client, &Reply::Refused { refusal: refusal.clone() }, &[])
-        }
-    };
-    if let Err(error) = sent {
-        tracing::warn!(%error, "a reply is lost");
     }
 }
 

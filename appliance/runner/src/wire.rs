@@ -29,7 +29,7 @@ pub enum WireError {
     /// The socket failed; a time-out is [`rustix::io::Errno::AGAIN`].
     #[error("{operation} a message on the runner's socket")]
     Socket {
-        /// `send` or `receive`.
+        /// `send`, `receive`, or `limit`: to set a time-out.
         operation: &'static str,
         /// What the kernel said.
         #[source]

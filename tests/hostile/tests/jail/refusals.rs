@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 
-use runner::client::ClientError;
+use runner::client::{Client, ClientError};
 use runner::protocol::{MESSAGE_BYTES_MAX, Refusal, Reply};
 use runner::wire;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -51,14 +51,15 @@ fn a_stranger_is_not_heard() {
     assert_eq!(std::fs::metadata(&socket).expect("stat").permissions().mode() & 0o7777, 0o660);
     // Uids belong to threads, as far as the kernel is concerned.
     let ask_as = |uid: u32| {
-        let client = rig.client.clone();
+        let socket = socket.clone();
         std::thread::spawn(move || {
             rustix::thread::set_thread_groups(&[]).expect("leave root's groups");
             let gid = rustix::process::Gid::from_raw(uid);
             rustix::thread::set_thread_res_gid(gid, gid, gid).expect("become another");
             let uid = rustix::process::Uid::from_raw(uid);
             rustix::thread::set_thread_res_uid(uid, uid, uid).expect("become another");
-            client.list()
+            // A connection belongs to whoever opened it.
+            Client::new(socket).list()
         })
         .join()
         .expect("a thread")
