@@ -17,6 +17,7 @@ mod privileges;
 mod program;
 mod seccomp;
 mod user;
+mod whole;
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -18,11 +18,12 @@ use rustix::mount::{
 };
 
 use super::overlay::overlay;
+use super::whole::whole;
 use crate::kernel::mount_add_attributes;
 use crate::orders::{JailPlan, MountPlan, RootPlan, Step, StepFailed, VolumeBind};
 
 /// Files that the runner makes for each run and the jail cannot change.
-const ETC_FILES: [&str; 3] = ["hosts", "resolv.conf", "hostname"];
+pub(super) const ETC_FILES: [&str; 3] = ["hosts", "resolv.conf", "hostname"];
 
 /// Room for the mount points of a jail, in bytes.
 const UPPER_BYTES: u64 = 1 << 20;
@@ -34,10 +35,10 @@ const TMP_INODES: u64 = 262_144;
 const TMP_INODES_MIN: u64 = 256;
 
 /// Where an image may lead us: anywhere inside itself, by no link of procfs.
-const IN_IMAGE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+pub(super) const IN_IMAGE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
 /// Where an image may not lead us at all.
-const NO_LINKS: ResolveFlags = IN_IMAGE.union(ResolveFlags::NO_SYMLINKS);
+pub(super) const NO_LINKS: ResolveFlags = IN_IMAGE.union(ResolveFlags::NO_SYMLINKS);
 
 const SAFE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
@@ -47,10 +48,15 @@ pub(super) fn mount_and_pivot(plan: &JailPlan) -> Result<(), StepFailed> {
     let everything = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", everything).step("make mounts private")?;
 
-    if plan.root.is_sealed {
-        own_upper(&plan.root)?;
-    }
-    let image = overlay(&plan.root)?;
+    let image = match whole(plan)? {
+        Some(image) => image,
+        None => {
+            if plan.root.is_sealed {
+                own_upper(&plan.root)?;
+            }
+            overlay(&plan.root)?
+        }
+    };
     let merged = &plan.root.merged;
     attach_at(&image, merged).step("attach the image")?;
     let root = openat(CWD, merged, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
