@@ -125,13 +125,10 @@ impl Cgroups {
         Ok(Self { dir, _lock: lock })
     }
 
-    /// Makes the cgroup of run `number`, empty and with every limit in force. A number is good once while the runner
-    /// lives and its cgroup exists.
-    pub(crate) fn make(&self, number: u64, limits: &CgroupLimits) -> Result<Cgroup, CgroupError> {
-        let settings = limits.settings()?;
-        let jail = Cgroup::begin(&self.dir, &format!("{JAIL_PREFIX}{number}"))?;
-        jail.limit(&settings)?;
-        Ok(jail)
+    /// Makes the cgroup of run `number`, empty and without limits. A number is good once while the runner lives and
+    /// its cgroup exists.
+    pub(crate) fn begin(&self, number: u64) -> Result<Cgroup, CgroupError> {
+        Cgroup::begin(&self.dir, &format!("{JAIL_PREFIX}{number}"))
     }
 }
 

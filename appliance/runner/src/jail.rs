@@ -22,6 +22,7 @@ mod whole;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use runner::protocol::Exit;
 use runner::wire;
 use rustix::fs::{Mode, OFlags};
@@ -76,6 +77,7 @@ fn set_up(plan: &JailPlan, lines: &Lines) -> Result<(Pid, Option<HealthCheck>), 
     kernel::close_all_but(&[lines.handshake.as_fd(), lines.lifeline.as_fd()]).step("close descriptors")?;
     let signals = init::block_signals().step("block signals")?;
     become_mapped_root().step("become the jail's root")?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).step("make a mount namespace")?;
     nix::unistd::sethostname(&plan.hostname).step("set the host name")?;
     mounts::mount_and_pivot(plan)?;
     // The one so far was the host's.

@@ -113,6 +113,11 @@ impl Link {
         }
     }
 
+    /// Gives an order that is not reported on.
+    pub(crate) fn tell(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        Ok(wire::send(&self.socket, order, fds)?)
+    }
+
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<Ticket, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

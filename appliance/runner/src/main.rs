@@ -22,6 +22,7 @@ mod disk;
 
 mod furniture;
 
+mod berths;
 mod cgroup;
 
 mod network;
@@ -121,6 +122,7 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
     let (spawner_gone, alive) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
     let link = link::Link::start(state.path(), alive).context("start the spawner")?;
     let layers = Arc::new(layers::Layers::open(state.path(), link.clone(), cache)?);
+    let berths = berths::Berths::start(link.clone(), cgroups).context("make the first berth")?;
     let slots = slots::Slots::new(state.path());
     let disks = disk::Disks::open(state.path())?;
     let sources = Arc::new(sources::Sources {
@@ -129,9 +131,8 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
         state,
         slots,
         disks,
-        spare: std::sync::Mutex::default(),
+        berths,
         link,
-        cgroups,
         egress: run.egress.then(|| network::Egress {
             rate_bytes_per_s: run.egress_rate,
             total_bytes: run.egress_total,
@@ -161,6 +162,7 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
         if !ready[1].revents().is_empty() {
             tracing::info!("the runner is told to stop");
             sources.stop_all(STOP_GRACE);
+            sources.berths.clear();
             return Ok(Outcome::ToldToStop);
         }
         if !ready[0].revents().is_empty() {

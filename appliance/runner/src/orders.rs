@@ -18,6 +18,9 @@ pub(crate) struct Ticket(pub(crate) u64);
 /// What the spawner is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
+    /// Makes the child for a start in advance. Descriptors: its network namespace; its cgroup, if it has one. There is
+    /// no report: a start whose child is not there has it made then.
+    Prepare { ticket: Ticket },
     /// Descriptors: where the service's output goes; its network namespace; its cgroup, if it has one.
     Start(Box<JailPlan>),
     /// Descriptors: where the [`Unpacked`] goes, then the layer's blob.

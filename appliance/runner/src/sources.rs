@@ -17,7 +17,8 @@ use runner::protocol::{
     ServiceName, ServiceSpec, ServiceState, SourceName, SourcePlan, SourceState, Started, VolumeName, WAIT_MS_MAX,
 };
 
-use crate::cgroup::{Cgroups, IoMax};
+use crate::berths::Berths;
+use crate::cgroup::IoMax;
 use crate::disk::{Disk, DiskError, Disks};
 use crate::layers::Layers;
 use crate::link::Link;
@@ -51,11 +52,8 @@ pub(crate) struct Sources {
     pub(crate) state: StateDir,
     pub(crate) slots: Slots,
     pub(crate) disks: Disks,
-    /// A network namespace that leads nowhere, made in advance: it is the dearest part of a jail.
-    pub(crate) spare: Mutex<Option<OwnedFd>>,
+    pub(crate) berths: Arc<Berths>,
     pub(crate) link: Arc<Link>,
-    /// `None`: rlimits only.
-    pub(crate) cgroups: Option<Cgroups>,
     /// What sources that may talk to the internet get of it; `None`: no source may.
     pub(crate) egress: Option<Egress>,
     /// The most bytes that one image may have when uncompressed.
@@ -187,7 +185,7 @@ impl Sources {
     }
 
     pub(crate) fn confinement(&self) -> Confinement {
-        if self.cgroups.is_some() { Confinement::Cgroups } else { Confinement::RlimitsOnly }
+        if self.berths.has_cgroups() { Confinement::Cgroups } else { Confinement::RlimitsOnly }
     }
 
     pub(crate) fn list(&self) -> Result<BTreeMap<SourceName, SourceState>, Refusal> {

@@ -39,10 +39,10 @@ const ENTRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a child that panicked returns (`EX_SOFTWARE` of sysexits).
 const EXIT_PANICKED: i32 = 70;
 
-/// Namespaces of a jail: all that there are but the network's, which the runner makes, so that no process in it
-/// has any power over it.
-const JAIL_NAMESPACES: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
+/// Namespaces that a jail is born in: all that there are but two. The network's is made by the runner, so that no
+/// process in it has any power over it. The mounts' the child makes for itself when it has its plan, so that what was
+/// mounted for it meanwhile is in it.
+const EARLY_NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
@@ -50,7 +50,7 @@ const JAIL_NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWTIME;
 
 /// Namespaces of an unpacker: its network has nothing but a loopback that is down.
-const UNPACKER_NAMESPACES: i32 = JAIL_NAMESPACES | libc::CLONE_NEWNET;
+const UNPACKER_NAMESPACES: i32 = EARLY_NAMESPACES | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
 
 /// Why the spawner gives up; the runner ends with it.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,7 @@ pub(crate) fn run() -> Result<(), SpawnerError> {
     let home = rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let home = home.step("open the own network").map_err(SpawnerError::Setup)?;
     let mut children: Vec<Child> = Vec::new();
+    let mut spare: Option<Spare> = None;
     loop {
         let mut ready = vec![PollFd::new(&runner, PollFlags::IN)];
         ready.extend(children.iter().map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
@@ -115,7 +116,7 @@ pub(crate) fn run() -> Result<(), SpawnerError> {
                 Err(WireError::Closed) => return Ok(()),
                 received => {
                     let (order, fds) = received?;
-                    children.extend(carry_out(order, fds, &Tools { runner: &runner, home: &home })?);
+                    children.extend(carry_out(order, fds, &mut spare, &Tools { runner: &runner, home: &home })?);
                 }
             }
         }
@@ -138,9 +139,21 @@ struct Tools<'a> {
     home: &'a OwnedFd,
 }
 
-fn carry_out(order: Order, fds: Vec<OwnedFd>, tools: &Tools<'_>) -> Result<Option<Child>, SpawnerError> {
+fn carry_out(
+    order: Order,
+    fds: Vec<OwnedFd>,
+    spare: &mut Option<Spare>,
+    tools: &Tools<'_>,
+) -> Result<Option<Child>, SpawnerError> {
     let (ticket, started) = match order {
-        Order::Start(plan) => (plan.ticket, start(&plan, fds, tools)?),
+        Order::Prepare { ticket } => {
+            prepare(ticket, &fds, spare, tools)?;
+            return Ok(None);
+        }
+        Order::Start(plan) => {
+            let made = spare.take_if(|spare| spare.ticket == plan.ticket);
+            (plan.ticket, start(&plan, fds, made.map(|spare| spare.begun), tools)?)
+        }
         Order::Unpack(plan) => (plan.ticket, start_unpack(&plan, fds)),
         Order::Seal(plan) => (plan.ticket, start_seal(&plan, fds)),
         Order::MapIds { ticket, slot } => {
@@ -168,24 +181,54 @@ fn carry_out(order: Order, fds: Vec<OwnedFd>, tools: &Tools<'_>) -> Result<Optio
     }
 }
 
+/// A child that was made before anybody asked for it.
+struct Spare {
+    ticket: Ticket,
+    begun: Begun,
+}
+
+/// A child that waits for its plan.
+struct Begun {
+    cloned: Cloned,
+    handshake: OwnedFd,
+    lifeline: OwnedFd,
+}
+
+/// Makes a child in advance, in place of one that nobody asked for.
+fn prepare(ticket: Ticket, fds: &[OwnedFd], spare: &mut Option<Spare>, tools: &Tools<'_>) -> Result<(), SpawnerError> {
+    if let Some(unused) = spare.take() {
+        end(&unused.begun.cloned);
+    }
+    let [netns, cgroup @ ..] = fds else { return Ok(()) };
+    // Whoever asks for it has it made then, and hears why that does not work.
+    *spare = begin(netns, cgroup.first(), tools)?.ok().map(|begun| Spare { ticket, begun });
+    Ok(())
+}
+
 /// Makes a jail and waits until its service has been executed. The outer error is the spawner's own end.
-fn start(plan: &JailPlan, fds: Vec<OwnedFd>, tools: &Tools<'_>) -> Result<Result<Child, Refused>, SpawnerError> {
+fn start(
+    plan: &JailPlan,
+    fds: Vec<OwnedFd>,
+    made: Option<Begun>,
+    tools: &Tools<'_>,
+) -> Result<Result<Child, Refused>, SpawnerError> {
     let mut fds = fds.into_iter();
     let (Some(output), Some(netns), cgroup) = (fds.next(), fds.next(), fds.next()) else {
         return Ok(Err(StepFailed { step: "read the order".to_owned(), errno: Errno::EBADMSG as i32 }.into()));
     };
-    let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-    if let Err(failure) = enter_network(&netns).step("enter the jail's network") {
-        return Ok(Err(failure.into()));
-    }
-    let begun = begin(plan, output, cgroup);
-    // A spawner that stayed there would put the next jail into this one's network.
-    enter_network(tools.home).step("enter the own network").map_err(SpawnerError::Strayed)?;
-    let (cloned, handshake, lifeline) = match begun {
+    let begun = match made {
+        Some(begun) => Ok(begun),
+        None => begin(&netns, cgroup.as_ref(), tools)?,
+    };
+    let Begun { cloned, handshake, lifeline } = match begun {
         Ok(begun) => begun,
         Err(failure) => return Ok(Err(failure.into())),
     };
-    Ok(match follow_entry(&handshake) {
+    let pid = cloned.pid.as_raw_nonzero().get();
+    let told = map_ids(pid, plan.slot).and_then(|()| {
+        wire::send(&handshake, plan, &[output.as_fd()]).map_err(|_| Errno::EPIPE).step("tell the child its plan")
+    });
+    Ok(match told.map_err(Refused::from).and_then(|()| follow_entry(&handshake)) {
         Ok(()) => {
             let Cloned { pid, pidfd } = cloned;
             Ok(Child { ticket: plan.ticket, pid, pidfd, lifeline: Some(lifeline), exit: None })
@@ -197,17 +240,34 @@ fn start(plan: &JailPlan, fds: Vec<OwnedFd>, tools: &Tools<'_>) -> Result<Result
     })
 }
 
+/// Makes a child in `netns` and `cgroup` that waits for its plan.
 fn begin(
-    plan: &JailPlan,
-    output: OwnedFd,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<(Cloned, OwnedFd, OwnedFd), StepFailed> {
-    let (near, far) = pair().step("make the handshake")?;
+    netns: &OwnedFd,
+    cgroup: Option<&OwnedFd>,
+    tools: &Tools<'_>,
+) -> Result<Result<Begun, StepFailed>, SpawnerError> {
+    if let Err(failure) = enter_network(netns).step("enter the jail's network") {
+        return Ok(Err(failure));
+    }
+    let begun = await_plan(cgroup.map(AsFd::as_fd));
+    // A spawner that stayed there would put the next jail into this one's network.
+    enter_network(tools.home).step("enter the own network").map_err(SpawnerError::Strayed)?;
+    Ok(begun)
+}
+
+fn await_plan(cgroup: Option<BorrowedFd<'_>>) -> Result<Begun, StepFailed> {
+    let (handshake, far) = pair().step("make the handshake")?;
     let (lifeline, far_lifeline) = pair().step("make the lifeline")?;
-    let lines = Lines { handshake: far, lifeline: far_lifeline, output };
-    let place = Place { namespaces: JAIL_NAMESPACES, cgroup, slot: plan.slot };
-    let (cloned, handshake) = spawn(&place, near, &lines.handshake, || jail::enter(plan, &lines))?;
-    Ok((cloned, handshake, lifeline))
+    let cloned = duplicate(EARLY_NAMESPACES, cgroup, || {
+        // With its own copy of our ends open, the child would wait for ever if we died.
+        if kernel::close_all_but(&[far.as_fd(), far_lifeline.as_fd()]).is_err() {
+            return;
+        }
+        let Ok((plan, fds)) = wire::receive::<JailPlan>(&far) else { return };
+        let Ok([output]) = <[OwnedFd; 1]>::try_from(fds) else { return };
+        jail::enter(&plan, &Lines { handshake: far, lifeline: far_lifeline, output })
+    })?;
+    Ok(Begun { cloned, handshake, lifeline })
 }
 
 fn enter_network(netns: &OwnedFd) -> rustix::io::Result<()> {
@@ -216,6 +276,7 @@ fn enter_network(netns: &OwnedFd) -> rustix::io::Result<()> {
 
 /// Listens to a child on its way into the jail, until the service is executed.
 fn follow_entry(handshake: &OwnedFd) -> Result<(), Refused> {
+    await_end_of_words(handshake).step("wait for the service's execution")?;
     let mut ready = false;
     loop {
         match wire::receive(handshake) {
@@ -231,10 +292,21 @@ fn follow_entry(handshake: &OwnedFd) -> Result<(), Refused> {
     }
 }
 
+/// Until the other end is closed, and so everything has been said: a word at a time would be a wake-up each.
+fn await_end_of_words(handshake: &OwnedFd) -> rustix::io::Result<()> {
+    let within = Timespec { tv_sec: ENTRY_TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(handshake, PollFlags::empty())], Some(&within)) {
+        // The clock begins again, and signals come to those that are about to end.
+        Err(rustix::io::Errno::INTR) => await_end_of_words(handshake),
+        Ok(0) => Err(rustix::io::Errno::TIMEDOUT),
+        other => other.map(drop),
+    }
+}
+
 fn start_unpack(plan: &UnpackPlan, fds: Vec<OwnedFd>) -> Result<Child, Refused> {
     let [result, blob] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Errno::EBADMSG).step("read the order")?;
     let (near, far) = pair().step("make the handshake")?;
-    let place = Place { namespaces: UNPACKER_NAMESPACES, cgroup: None, slot: plan.slot };
+    let place = Place { namespaces: UNPACKER_NAMESPACES, slot: plan.slot };
     let (Cloned { pid, pidfd }, _) = spawn(&place, near, &far, || unpack::enter(plan, &result, blob))?;
     Ok(Child { ticket: plan.ticket, pid, pidfd, lifeline: None, exit: None })
 }
@@ -243,7 +315,7 @@ fn start_unpack(plan: &UnpackPlan, fds: Vec<OwnedFd>) -> Result<Child, Refused> 
 fn start_seal(plan: &SealPlan, fds: Vec<OwnedFd>) -> Result<Child, Refused> {
     let [complaints] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| Errno::EBADMSG).step("read the order")?;
     let (near, far) = pair().step("make the handshake")?;
-    let place = Place { namespaces: UNPACKER_NAMESPACES, cgroup: None, slot: plan.slot };
+    let place = Place { namespaces: UNPACKER_NAMESPACES, slot: plan.slot };
     let (cloned, handshake) = spawn(&place, near, &far, || seal::enter(plan, &far, &complaints))?;
     drop(far);
     if let Err(refused) = follow_entry(&handshake) {
@@ -259,7 +331,7 @@ fn user_namespace(slot: Slot) -> Result<(i32, OwnedFd), StepFailed> {
     let (near, far) = pair().step("make the handshake")?;
     // The child waits for a word that never comes.
     let wait = || drop(wire::receive::<Go>(&far));
-    let place = Place { namespaces: libc::CLONE_NEWUSER, cgroup: None, slot };
+    let place = Place { namespaces: libc::CLONE_NEWUSER, slot };
     let (cloned, _near) = spawn(&place, near, &far, wait)?;
     let pid = cloned.pid.as_raw_nonzero().get();
     let namespace = format!("/proc/{pid}/ns/user");
@@ -268,46 +340,48 @@ fn user_namespace(slot: Slot) -> Result<(i32, OwnedFd), StepFailed> {
     Ok((pid, namespace.step("open the user namespace")?))
 }
 
-/// Where a child is born.
-struct Place<'a> {
+/// Where a child is born that works for a slot.
+struct Place {
     namespaces: i32,
-    cgroup: Option<BorrowedFd<'a>>,
     slot: Slot,
 }
 
 /// Duplicates this process into new namespaces, maps the slot's ids into it, and lets it run `body`.
 /// `near` and `far` are its handshake; the parent gets `near` back.
-fn spawn(
-    place: &Place<'_>,
-    near: OwnedFd,
-    far: &OwnedFd,
-    body: impl FnOnce(),
-) -> Result<(Cloned, OwnedFd), StepFailed> {
-    let namespaces = u64::from(place.namespaces.cast_unsigned());
-    match kernel::clone_into(namespaces, place.cgroup).step("clone into namespaces")? {
+fn spawn(place: &Place, near: OwnedFd, far: &OwnedFd, body: impl FnOnce()) -> Result<(Cloned, OwnedFd), StepFailed> {
+    let mut near = Some(near);
+    let cloned = duplicate(place.namespaces, None, || {
+        // With its own copy of our end open, the child would wait for ever if we died now.
+        drop(near.take());
+        if wire::receive::<Go>(far).is_ok() {
+            body();
+        }
+    })?;
+    let pid = cloned.pid.as_raw_nonzero().get();
+    let released = map_ids(pid, place.slot).and_then(|()| {
+        let near = near.ok_or(Errno::EBADF).step("keep the handshake")?;
+        wire::send(&near, &Go {}, &[]).map_err(|_| Errno::EPIPE).step("release the child")?;
+        Ok(near)
+    });
+    match released {
+        Ok(near) => Ok((cloned, near)),
+        Err(failure) => {
+            end(&cloned);
+            Err(failure)
+        }
+    }
+}
+
+/// Duplicates this process into new namespaces, where it does `body` and ends.
+fn duplicate(namespaces: i32, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce()) -> Result<Cloned, StepFailed> {
+    let namespaces = u64::from(namespaces.cast_unsigned());
+    match kernel::clone_into(namespaces, cgroup).step("clone into namespaces")? {
         Side::Child => {
-            // With its own copy of our end open, the child would wait for ever if we died now.
-            drop(near);
             // Nothing may return or unwind from here into the spawner's loop.
-            let done = catch_unwind(AssertUnwindSafe(|| {
-                if wire::receive::<Go>(far).is_ok() {
-                    body();
-                }
-            }));
+            let done = catch_unwind(AssertUnwindSafe(body));
             kernel::exit_now(if done.is_ok() { 1 } else { EXIT_PANICKED })
         }
-        Side::Parent(cloned) => {
-            let pid = cloned.pid.as_raw_nonzero().get();
-            let mapped = map_ids(pid, place.slot)
-                .and_then(|()| wire::send(&near, &Go {}, &[]).map_err(|_| Errno::EPIPE).step("release the child"));
-            match mapped {
-                Ok(()) => Ok((cloned, near)),
-                Err(failure) => {
-                    end(&cloned);
-                    Err(failure)
-                }
-            }
-        }
+        Side::Parent(cloned) => Ok(cloned),
     }
 }
 

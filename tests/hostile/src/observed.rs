@@ -55,10 +55,11 @@ impl Observed {
     /// If the runner does not live.
     #[must_use]
     pub fn of(rig: &Rig) -> Self {
+        rig.settle();
         let (runner, spawner) = (rig.runner_pid(), rig.spawner_pid());
         let (state_files, state_bytes) = tree(&rig.state(""));
         Self {
-            processes: count(descendants(spawner)),
+            processes: count(jailed(spawner)),
             foreign_processes: count(pids().into_iter().filter(|pid| uid_of(*pid).is_some_and(|uid| uid >= FIRST_UID))),
             host_mounts: mounts("self"),
             runner_mounts: mounts(&runner.to_string()),
@@ -153,6 +154,32 @@ pub fn descendants(pid: u32) -> Vec<u32> {
         next += 1;
     }
     found
+}
+
+/// The processes of all jails of a spawner: its descendants but for the child that it made in advance, which has no ids
+/// mapped until it is told whose they are.
+#[must_use]
+pub fn jailed(spawner: u32) -> Vec<u32> {
+    descendants(spawner).into_iter().filter(|pid| !awaits_its_plan(*pid)).collect()
+}
+
+/// Whether a process is a child that a spawner made in advance.
+#[must_use]
+pub fn awaits_its_plan(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/uid_map")).is_ok_and(|map| map.is_empty())
+}
+
+/// The cgroups of all jails below the runner's, but for that of the child that was made in advance.
+#[must_use]
+pub fn jail_cgroups(below: &Path) -> Vec<PathBuf> {
+    let dirs = fs::read_dir(below).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_jail = |dir: &PathBuf| dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("jail"));
+    let waits = |dir: &PathBuf| {
+        let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        let pids: Vec<u32> = pids.lines().filter_map(|pid| pid.parse().ok()).collect();
+        !pids.is_empty() && pids.into_iter().all(awaits_its_plan)
+    };
+    dirs.filter(is_jail).filter(|dir| !waits(dir)).collect()
 }
 
 /// The real uid of a process, if it lives.

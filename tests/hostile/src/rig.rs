@@ -21,7 +21,7 @@ use runner::protocol::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::observed::Observed;
+use crate::observed::{Observed, awaits_its_plan, children};
 use crate::oci::{self, Pack};
 
 /// How long anything here may take on a loaded machine.
@@ -222,10 +222,19 @@ impl Rig {
     /// If the runner has none, or several.
     #[must_use]
     pub fn spawner_pid(&self) -> u32 {
-        match crate::observed::children(self.runner_pid())[..] {
+        match children(self.runner_pid())[..] {
             [spawner] => spawner,
             ref others => panic!("the runner has children {others:?}"),
         }
+    }
+
+    /// Waits until the child for the next start has been made, after which the runner does nothing unless it is asked.
+    ///
+    /// # Panics
+    /// If it is not made.
+    pub fn settle(&self) {
+        let waits = || children(self.spawner_pid()).into_iter().any(awaits_its_plan);
+        wait_for("a child made in advance", || waits().then_some(()));
     }
 
     /// How many mounts of sealed layers there are where the runner makes them.

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hostile::attacks::{attack, attacked, attacked_as, attacker, line_of, program, rig};
-use hostile::observed::{descendants, descriptors, status};
+use hostile::observed::{descendants, descriptors, jail_cgroups, jailed, status};
 use hostile::rig::{Rig, name, wait_for};
 use runner::protocol::{Ending, Exit, HealthTest, ServiceSpec};
 use sha2::{Digest as _, Sha256};
@@ -58,7 +58,7 @@ fn stopped(rig: &Rig, source: &str, within: Duration) {
     let began = Instant::now();
     rig.client.stop(&name(source), Duration::ZERO).expect("stop");
     assert!(began.elapsed() < within, "{:?}", began.elapsed());
-    assert_eq!(descendants(rig.spawner_pid()), NOBODY);
+    assert_eq!(jailed(rig.spawner_pid()), NOBODY);
 }
 
 const NOBODY: [u32; 0] = [];
@@ -204,7 +204,7 @@ fn attack_45_what_refuses_to_end_is_killed_at_once() {
     let how = rig.client.stop(&source, Duration::from_millis(200)).expect("stop");
     assert_eq!(how, Ending::Killed);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    assert_eq!(descendants(rig.spawner_pid()), NOBODY);
+    assert_eq!(jailed(rig.spawner_pid()), NOBODY);
     let mut spec = attack(&["zombies", "300"]);
     spec.limits.processes = 400;
     attacked_as(&rig, &source, spec);
@@ -219,14 +219,13 @@ fn attack_46_nothing_outlives_the_service_that_started_it() {
     rig.run(&source, attack(&["daemon"]));
     assert_eq!(rig.ended(&source).exit, Exit::Code(0));
     // The jail is reported as ended only when it is empty.
-    assert_eq!(descendants(rig.spawner_pid()), NOBODY);
+    assert_eq!(jailed(rig.spawner_pid()), NOBODY);
     if let Some(cgroup) = rig.cgroup() {
-        let populated = |dir: &std::path::Path| {
+        let populated = |dir: &std::path::PathBuf| {
             fs::read_to_string(dir.join("cgroup.events")).is_ok_and(|text| text.contains("populated 1"))
         };
-        let dirs = fs::read_dir(cgroup).expect("list").flatten().map(|entry| entry.path());
-        let jails: Vec<_> = dirs.filter(|dir| dir.file_name().is_some_and(|name| name != "runner")).collect();
-        assert!(!jails.iter().any(|dir| populated(dir)), "{jails:?}");
+        let jails = jail_cgroups(cgroup);
+        assert!(!jails.iter().any(populated), "{jails:?}");
     }
     stopped(&rig, "a", SOON);
     wait_for("the runner to be at rest", || (rig.observed().processes == 0).then_some(()));

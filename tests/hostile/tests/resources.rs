@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hostile::attacks::{attack, attacked, attacked_as, attacker, cgroup_number, cgroup_of, has_cgroups, line_of, rig};
-use hostile::observed::{descendants, descriptors, status};
+use hostile::observed::{descendants, descriptors, jailed, status};
 use hostile::rig::{MAIN, Rig, Setup, name, plan, service, wait_for};
 use runner::protocol::{Ending, Exit, SERVICES_MAX, SOURCES_MAX, ServiceSpec, SourceName};
 use rustix::fs::{StatVfs, statvfs};
@@ -65,7 +65,7 @@ fn attack_01_a_fork_bomb_meets_its_limit_and_ends_within_a_second() {
         assert!(cgroup_number(&cgroup, "pids.current", None) <= 64 + 8);
     }
     assert!(stop(&rig, &source) < Duration::from_secs(1));
-    assert_eq!(descendants(rig.spawner_pid()), NOBODY);
+    assert_eq!(jailed(rig.spawner_pid()), NOBODY);
     rig.still_works();
 }
 
@@ -83,14 +83,14 @@ fn attack_02_a_thread_bomb_meets_the_same_limit() {
 /// Runs what must be killed for its memory.
 fn out_of_memory(rig: &Rig, words: &[&str]) {
     let source = name("a");
-    let others = descendants(rig.spawner_pid());
+    let others = jailed(rig.spawner_pid());
     let mut spec = attack(words);
     spec.limits.memory_bytes = 64 * MIB;
     rig.run(&source, spec);
     let ended = rig.ended(&source);
     assert!(ended.out_of_memory, "{words:?}: {ended:?}");
     assert_eq!(ended.exit, Exit::Signal(9), "{words:?}");
-    assert_eq!(descendants(rig.spawner_pid()), others, "{words:?}: the whole jail is killed, and nobody else");
+    assert_eq!(jailed(rig.spawner_pid()), others, "{words:?}: the whole jail is killed, and nobody else");
     rig.client.stop(&source, Duration::ZERO).expect("stop");
 }
 

@@ -35,6 +35,7 @@ fn run(rig: &Rig, words: &[&str]) {
 
 /// The descriptors of runner and spawner, when nothing is under way.
 fn descriptors(rig: &Rig) -> u64 {
+    rig.settle();
     let observed = rig.observed();
     observed.runner_descriptors + observed.spawner_descriptors
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::CgroupError;
 use super::directory::Directory;
-use super::limits::{Setting, swap_is_off};
+use super::limits::{CgroupLimits, Setting, swap_is_off};
 
 /// How long an end that nobody waited for may hold up the thread that dropped the jail.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,10 +48,11 @@ impl Cgroup {
         Ok(jail)
     }
 
-    pub(super) fn limit(&self, settings: &[Setting]) -> Result<(), CgroupError> {
+    /// Puts every limit in force. Errors: a limit that makes no sense, before any is set.
+    pub(crate) fn limit(&self, limits: &CgroupLimits) -> Result<(), CgroupError> {
         let dir = &self.dir;
-        for Setting { file, value, reads } in settings {
-            dir.set(file, value, reads)?;
+        for Setting { file, value, reads } in limits.settings()? {
+            dir.set(file, &value, &reads)?;
         }
         // Absent if swap is not accounted for; without swap there is nothing to account for.
         if dir.exists("memory.swap.max")? {

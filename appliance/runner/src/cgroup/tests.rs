@@ -74,6 +74,15 @@ impl Drop for Held {
     }
 }
 
+impl Cgroups {
+    /// As a start does it: empty, then limited.
+    fn make(&self, number: u64, limits: &CgroupLimits) -> Result<Cgroup, CgroupError> {
+        let jail = self.begin(number)?;
+        jail.limit(limits)?;
+        Ok(jail)
+    }
+}
+
 fn wait_for(what: &str, mut reached: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !reached() {

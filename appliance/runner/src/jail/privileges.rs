@@ -73,7 +73,7 @@ pub(crate) fn drop_privileges(uid: u32, gid: u32, kept: Kept) -> Result<(), Step
     for capability in every_capability() {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             // Beyond the last capability that this kernel knows.
-            Err(rustix::io::Errno::INVAL) => {}
+            Err(rustix::io::Errno::INVAL) => break,
             result => result.step("empty the bounding set")?,
         }
     }

@@ -77,19 +77,18 @@ impl Hub {
         Ok(Self { uplink, netns, listener, services: plan.services, links: Mutex::new(links) })
     }
 
-    /// A fresh network namespace for service `index`, counted from 1, and its link to the hub. The link of an
-    /// earlier namespace of the same service is cut.
-    pub(crate) fn attach(&self, index: u8) -> Result<OwnedFd, NetworkError> {
+    /// Links service `index`, counted from 1, to the hub: `netns` is its [`isolated`](super::isolated) namespace. The
+    /// link of an earlier namespace of the same service is cut.
+    pub(crate) fn attach(&self, index: u8, netns: &OwnedFd) -> Result<(), NetworkError> {
         self.check(index)?;
         match &mut *self.links() {
             Links::Routed(links) => {
                 let beyond = if self.uplink.is_some() { EVERYWHERE } else { SERVICES };
-                attach_routed(links, index, beyond)
+                attach_routed(links, index, netns, beyond)
             }
             Links::Apart(services) => {
-                let netns = super::isolated()?;
                 services.insert(index, netns.try_clone().step("keep a network namespace")?);
-                Ok(netns)
+                Ok(())
             }
         }
     }
@@ -153,15 +152,13 @@ impl Hub {
 }
 
 /// `beyond` is all that the service has a route to; the rest is unreachable without a packet being sent.
-fn attach_routed(links: &Rtnetlink, index: u8, beyond: (Ipv4Addr, u8)) -> Result<OwnedFd, NetworkError> {
+fn attach_routed(links: &Rtnetlink, index: u8, netns: &OwnedFd, beyond: (Ipv4Addr, u8)) -> Result<(), NetworkError> {
     let name = format!("s{index}");
     let near = End { name: &name, index: HUB_INDEX + u32::from(index) };
     let address = NetworkPlan::address(index);
     links.remove(near).step("cut a service's old link")?;
-    let (netns, ()) = namespace::create(|netns| {
-        namespace::be_a_service()?;
+    namespace::inside(netns, || {
         let own = Rtnetlink::open().step("open rtnetlink")?;
-        own.up(LOOPBACK).step("bring a service's loopback up")?;
         links.add_veth(near, SERVICE_END, netns.as_fd()).step("link a service")?;
         own.up(SERVICE_END.index).step("bring a service's link up")?;
         own.add_address(SERVICE_END.index, address, 32).step("give a service its address")?;
@@ -172,6 +169,5 @@ fn attach_routed(links: &Rtnetlink, index: u8, beyond: (Ipv4Addr, u8)) -> Result
     })?;
     links.await_up(near.index).step("wait for a service's link")?;
     let back = Route { to: (address, 32), via: None, index: near.index, source: Some(CALLBACK_ADDR) };
-    links.add_route(back).step("route the hub to a service")?;
-    Ok(netns)
+    links.add_route(back).step("route the hub to a service")
 }

@@ -2,23 +2,23 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use runner::image::Image;
-use runner::protocol::{Digest, Refusal, ServiceName, ServiceSpec, VolumeMount};
+use runner::protocol::{Digest, Limits, Refusal, ServiceName, ServiceSpec, VolumeMount};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::open::Source;
 use super::run::{Jail, Over, Run, Wanted};
 use super::{Sources, disk_refused, internal};
+use crate::berths::Berth;
 use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::disk::Disk;
 use crate::furniture::Furniture;
 use crate::layers::{Held, LayersError};
 use crate::link::{LinkError, Watch};
 use crate::logs::Log;
-use crate::network;
 use crate::orders::{JailPlan, MountPlan, Order, RootPlan, StepFailed, Ticket, VolumeBind};
 use crate::service::{self, Mount, Service};
 use crate::state_dir::{RunDir, StateDir};
@@ -50,19 +50,16 @@ impl Sources {
     ) -> Result<Arc<Run>, Refusal> {
         let image = self.content.image(manifest)?;
         let merged = service::merge(&image.config, &spec)?;
-        let number = self.link.ticket();
+        let berth = self.berths.take().map_err(|error| internal(&error))?;
+        let number = berth.number;
         let ground = self.ground(source, number, manifest, &image, &spec, service)?;
         let plan = self.plan(source, service, number, merged, &spec, &ground)?;
         let log = Log::begin(&self.state.logs(&source.name, service)).map_err(|error| internal(&error))?;
-        let (jail, output) = self.order(source, service, &spec, plan)?;
+        let (jail, output) = self.order(source, service, berth, plan)?;
         let watch = jail.watch.clone();
         let run = Arc::new(Run::new(Wanted { number, manifest: manifest.clone(), spec }, jail));
         let (kept, name) = (run.clone(), format!("{}/{service}", source.name));
-        let sources = source.hub.is_none().then(|| self.clone());
         let keep = move || {
-            if let Some(sources) = sources {
-                sources.refill_spare_network();
-            }
             log.follow(output);
             let exit = watch.wait();
             let out_of_memory = kept.take_cgroup().is_some_and(|cgroup| sweep(cgroup, &name));
@@ -172,52 +169,23 @@ impl Sources {
         })
     }
 
-    /// A network namespace that leads nowhere: one that was made while nobody waited for it, if there is one.
-    fn spare_network(&self) -> Result<OwnedFd, network::NetworkError> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        spare.map_or_else(network::isolated, Ok)
-    }
-
-    /// Makes the next spare, for whoever comes after. That it cannot be made is for that one to hear.
-    fn refill_spare_network(&self) {
-        if let Ok(netns) = network::isolated() {
-            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(netns);
-        }
-    }
-
     /// Has the spawner make the jail; answers it, and the end of the pipe that its output comes out of.
     fn order(
         &self,
         source: &Source,
         service: &ServiceName,
-        spec: &ServiceSpec,
+        berth: Berth,
         plan: JailPlan,
     ) -> Result<(Jail, File), Refusal> {
-        let netns = match &source.hub {
-            Some(hub) => hub.attach(source.number(service)?),
-            None => self.spare_network(),
-        };
-        let netns: OwnedFd = netns.map_err(|error| internal(&error))?;
-        let cgroup = match &self.cgroups {
-            Some(cgroups) => {
-                let memory_bytes =
-                    if spec.limits.memory_bytes == 0 { self.memory_bytes } else { spec.limits.memory_bytes };
-                let limits = CgroupLimits {
-                    memory_bytes: memory_bytes.min(self.memory_bytes),
-                    processes: spec.limits.processes,
-                    cpu_millis: (spec.limits.cpu_millis > 0).then_some(spec.limits.cpu_millis),
-                    memory_high_bytes: None,
-                    cpu_weight: None,
-                    io_weight: None,
-                    io_max: self.io_max.clone(),
-                };
-                Some(cgroups.make(plan.ticket.0, &limits).map_err(|error| internal(&error))?)
-            }
-            None => None,
-        };
+        let Berth { number: ticket, netns, cgroup } = berth;
+        if let Some(hub) = &source.hub {
+            hub.attach(source.number(service)?, &netns).map_err(|error| internal(&error))?;
+        }
+        if let Some(cgroup) = &cgroup {
+            cgroup.limit(&self.cgroup_limits(&plan.limits)).map_err(|error| internal(&error))?;
+        }
         let (output, far) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| internal(&error))?;
         let watch = Arc::new(Watch::default());
-        let ticket = plan.ticket;
         let order = Order::Start(Box::new(plan));
         let mut fds = vec![far.as_fd(), netns.as_fd()];
         if let Some(cgroup) = &cgroup {
@@ -227,6 +195,19 @@ impl Sources {
         let [pidfd] = <[OwnedFd; 1]>::try_from(fds)
             .map_err(|_| Refusal::Internal { detail: "the spawner sent no jail".to_owned() })?;
         Ok((Jail { pid, pidfd, watch, cgroup }, File::from(output)))
+    }
+
+    fn cgroup_limits(&self, limits: &Limits) -> CgroupLimits {
+        let asked = if limits.memory_bytes == 0 { self.memory_bytes } else { limits.memory_bytes };
+        CgroupLimits {
+            memory_bytes: asked.min(self.memory_bytes),
+            processes: limits.processes,
+            cpu_millis: (limits.cpu_millis > 0).then_some(limits.cpu_millis),
+            memory_high_bytes: None,
+            cpu_weight: None,
+            io_weight: None,
+            io_max: self.io_max.clone(),
+        }
     }
 }
 

@@ -34,7 +34,7 @@ fn carries(mut from: TcpStream, to: &TcpListener) -> SocketAddr {
 #[test]
 fn services_reach_each_other_and_the_callback() {
     let hub = Hub::open(&internal(2, &[])).expect("a hub");
-    let (first, second) = (hub.attach(1).expect("first"), hub.attach(2).expect("second"));
+    let (first, second) = (hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second"));
     let listener = listen(&second, ANY, 5555);
     assert_eq!(carries(connect(&first, SECOND, 5555), &listener).ip(), FIRST);
     let callbacks = callbacks(&hub);
@@ -50,7 +50,7 @@ fn a_service_reaches_nothing_that_is_not_its_sources() {
     // They are there for the host, so what follows is not for want of them.
     connect(&world.gateway, Ipv4Addr::new(192, 168, 7, 1), 80);
     let hub = world.open(&internal(2, &[]));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     for address in FORBIDDEN.iter().chain(&[PUBLIC, GATEWAY]) {
         let error = refused(&service, *address, 80);
         assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{address}: {error}");
@@ -64,7 +64,7 @@ fn a_service_reaches_nothing_that_is_not_its_sources() {
 #[test]
 fn a_callback_arrives_at_the_hub_of_its_own_source_only() {
     let (mine, other) = (Hub::open(&internal(1, &[])).expect("a hub"), Hub::open(&internal(1, &[])).expect("a hub"));
-    let (service, _other_service) = (mine.attach(1).expect("a service"), other.attach(1).expect("a service"));
+    let (service, _other_service) = (mine.attach_new(1).expect("a service"), other.attach_new(1).expect("a service"));
     let _stream = connect(&service, CALLBACK_ADDR, CALLBACK_PORT);
     assert_eq!(callbacks(&other).accept().expect_err("nobody").kind(), ErrorKind::WouldBlock);
     assert!(callbacks(&mine).accept().is_ok());
@@ -73,7 +73,7 @@ fn a_callback_arrives_at_the_hub_of_its_own_source_only() {
 #[test]
 fn a_service_cannot_speak_from_the_address_of_another() {
     let hub = Hub::open(&internal(2, &[])).expect("a hub");
-    let (first, _second) = (hub.attach(1).expect("first"), hub.attach(2).expect("second"));
+    let (first, _second) = (hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second"));
     // Not even with the capabilities over its namespace that no job has.
     inside(&first, || Rtnetlink::open()?.add_address(1, SECOND, 32)).expect("an address");
     let hears = inside(hub.netns(), || UdpSocket::bind((CALLBACK_ADDR, CALLBACK_PORT))).expect("a socket");
@@ -92,7 +92,7 @@ fn the_first_packet_of_a_fresh_service_is_not_lost() {
     let callbacks = callbacks(&hub);
     let mut slowest = Duration::ZERO;
     for _ in 0..100 {
-        let service = hub.attach(1).expect("a service");
+        let service = hub.attach_new(1).expect("a service");
         let began = Instant::now();
         connect(&service, CALLBACK_ADDR, CALLBACK_PORT);
         slowest = slowest.max(began.elapsed());
@@ -106,7 +106,7 @@ fn the_first_packet_of_a_fresh_service_is_not_lost() {
 #[test]
 fn a_published_port_leads_to_its_service_from_every_service() {
     let hub = Hub::open(&internal(2, &[(12_436, 2, 11_434), (80, 1, 8080)])).expect("a hub");
-    let (first, second) = (hub.attach(1).expect("first"), hub.attach(2).expect("second"));
+    let (first, second) = (hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second"));
     let listener = listen(&second, ANY, 11_434);
     // From another service, and from itself.
     assert_eq!(carries(connect(&first, CALLBACK_ADDR, 12_436), &listener).ip(), CALLBACK_ADDR);
@@ -123,7 +123,7 @@ fn a_published_port_leads_to_its_service_from_every_service() {
 #[test]
 fn whatever_else_listens_in_a_hub_with_rules_is_out_of_reach() {
     let hub = Hub::open(&internal(1, &[(80, 1, 80)])).expect("a hub");
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let _exposed = listen(hub.netns(), ANY, 9999);
     assert_eq!(refused(&service, CALLBACK_ADDR, 9999).kind(), ErrorKind::TimedOut);
     assert!(packets(hub.netns(), "to_hub") > 0);
@@ -132,7 +132,7 @@ fn whatever_else_listens_in_a_hub_with_rules_is_out_of_reach() {
 #[test]
 fn a_service_may_listen_on_port_80_without_a_capability() {
     let hub = Hub::open(&internal(1, &[])).expect("a hub");
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let bind = || {
         let none = CapabilitySets {
             effective: CapabilitySet::empty(),
@@ -151,7 +151,7 @@ fn a_service_may_listen_on_port_80_without_a_capability() {
 #[test]
 fn there_is_no_ipv6_and_a_server_that_listens_on_it_is_reached_by_ipv4() {
     let hub = Hub::open(&internal(2, &[])).expect("a hub");
-    let (first, second) = (hub.attach(1).expect("first"), hub.attach(2).expect("second"));
+    let (first, second) = (hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second"));
     for netns in [&first, &second, hub.netns()] {
         let addresses = inside(netns, || std::fs::read_to_string("/proc/thread-self/net/if_inet6"));
         assert_eq!(addresses.unwrap_or_default(), "");
@@ -163,7 +163,7 @@ fn there_is_no_ipv6_and_a_server_that_listens_on_it_is_reached_by_ipv4() {
 #[test]
 fn the_runner_reaches_a_service_and_is_told_when_nothing_answers() {
     let hub = Hub::open(&internal(1, &[])).expect("a hub");
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let listener = listen(&service, ANY, 5555);
     let stream = hub.connect(1, 5555, PATIENCE).expect("a stream");
     assert!(stream.nodelay().expect("an option"));
@@ -178,7 +178,7 @@ fn without_a_network_a_service_meets_nobody_but_the_runner() {
     let plan = NetworkPlan { policy: Policy::None, ..internal(2, &[]) };
     let hub = Hub::open(&plan).expect("a hub");
     assert_eq!(hub.connect(1, 5555, PATIENCE).expect_err("none yet").kind(), ErrorKind::NotConnected);
-    let (first, second) = (hub.attach(1).expect("first"), hub.attach(2).expect("second"));
+    let (first, second) = (hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second"));
     let listener = listen(&second, ANY, 5555);
     for address in [SECOND, CALLBACK_ADDR, PUBLIC] {
         assert_eq!(refused(&first, address, 5555).kind(), ErrorKind::NetworkUnreachable);

@@ -58,7 +58,7 @@ fn ping(netns: &OwnedFd) {
 fn the_internet_can_be_reached_and_sees_only_the_gateway() {
     let world = World::new();
     let hub = world.open(&internet(7, RATE, TOTAL));
-    let (first, second) = (hub.attach(1).expect("first"), hub.attach(2).expect("second"));
+    let (first, second) = (hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second"));
     let server = listen(&world.outside, ANY, 443);
     let mut client = connect(&first, PUBLIC, 443);
     let (mut served, peer) = server.accept().expect("a stream");
@@ -116,7 +116,7 @@ fn no_way_there(service: &OwnedFd, wall: &OwnedFd) {
 fn private_shared_and_metadata_addresses_are_dropped_by_the_hub() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let _server = listen(&world.outside, ANY, 443);
     for address in FORBIDDEN {
         // They are there for the host, so what follows is not for want of them.
@@ -131,7 +131,7 @@ fn private_shared_and_metadata_addresses_are_dropped_by_the_hub() {
 fn the_gateway_drops_them_again_if_the_hub_would_not() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let _server = listen(&world.outside, ANY, 443);
     let _host = listen(&world.gateway, ANY, 22);
     nft(hub.netns(), &["flush", "chain", "inet", "rig", "outbound"]);
@@ -149,7 +149,7 @@ fn the_gateway_drops_them_again_if_the_hub_would_not() {
 fn the_gateway_itself_is_not_on_the_internet() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let _host = listen(&world.gateway, ANY, 22);
     // By its public address, by the uplink's, by its loopback's.
     for address in [GATEWAY, Ipv4Addr::new(10, 88, 128, 1)] {
@@ -169,7 +169,7 @@ fn the_gateway_itself_is_not_on_the_internet() {
 fn names_are_asked_of_the_named_resolver_only() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let (resolver, _server) = (udp(&world.outside, 53), listen(&world.outside, ANY, 53));
     heard(&service, RESOLVER, &resolver);
     unheard(&service, OTHER_RESOLVER, &resolver);
@@ -183,7 +183,7 @@ fn names_are_asked_of_the_named_resolver_only() {
         egress.resolvers.clear();
     }
     let hub = world.open(&plan);
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     unheard(&service, RESOLVER, &resolver);
 }
 
@@ -191,7 +191,7 @@ fn names_are_asked_of_the_named_resolver_only() {
 fn mail_and_other_protocols_do_not_leave() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let _mail = listen(&world.outside, ANY, 25);
     connect(&world.gateway, PUBLIC, 25);
     assert_eq!(refused(&service, PUBLIC, 25).kind(), ErrorKind::TimedOut);
@@ -204,7 +204,7 @@ fn mail_and_other_protocols_do_not_leave() {
 fn nothing_comes_in_that_was_not_asked_for() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let _service = listen(&service, ANY, 5555);
     // Somebody outside who knows every address, and whose packets the gateway would forward.
     inside(&world.outside, || {
@@ -249,7 +249,7 @@ fn nothing_comes_in_that_was_not_asked_for() {
 fn one_source_does_not_reach_another_through_the_gateway() {
     let world = World::new();
     let (mine, other) = (world.open(&internet(0, RATE, TOTAL)), world.open(&internet(1, RATE, TOTAL)));
-    let (service, _other_service) = (mine.attach(1).expect("a service"), other.attach(1).expect("a service"));
+    let (service, _other_service) = (mine.attach_new(1).expect("a service"), other.attach_new(1).expect("a service"));
     let other_outside = Ipv4Addr::new(10, 88, 128, 6);
     assert_eq!(refused(&service, other_outside, CALLBACK_PORT).kind(), ErrorKind::TimedOut);
     assert!(packets(mine.netns(), "to_forbidden") > 0);
@@ -268,7 +268,7 @@ enum Flow {
 
 /// Sends until nothing more is taken or `bytes` are sent; answers how much arrived, and how long it took.
 fn pour(hub: &Hub, world: &World, bytes: usize, flow: Flow) -> (u64, Duration) {
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let server = listen(&world.outside, ANY, 443);
     let client = connect(&service, PUBLIC, 443);
     let (served, _) = server.accept().expect("a stream");
@@ -301,7 +301,7 @@ fn after_its_total_a_source_has_no_internet() {
         let hub = world.open(&internet(number, RATE, total));
         let (arrived, _) = pour(&hub, &world, 16 << 20, flow);
         assert!((2 << 20..=4 << 20).contains(&arrived), "{flow:?}: {arrived} bytes arrived");
-        let service = hub.attach(2).expect("a service");
+        let service = hub.attach_new(2).expect("a service");
         assert_eq!(refused(&service, PUBLIC, 443).kind(), ErrorKind::TimedOut);
         assert!(packets(hub.netns(), "over_total") > 0);
         // The callback does not count, and still works.
@@ -332,7 +332,7 @@ fn a_source_sends_and_receives_no_faster_than_its_rate() {
 fn a_source_opens_only_so_many_connections_at_once() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let sender = udp(&service, 0);
     // Each port is a connection to the gateway's table.
     for port in 10_000..10_400 {
@@ -347,7 +347,7 @@ fn a_source_holds_only_so_many_connections() {
     let world = World::new();
     let plan = internet(0, RATE, TOTAL);
     let hub = world.open(&plan);
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     // The same rules with another number, or it would take half a minute to get there.
     let rules = rules::of_hub(&plan, &[]).expect("rules");
     let fewer = rules.replace("ct count over 1024", "ct count over 16").replace("burst 128", "burst 1000");
@@ -395,7 +395,7 @@ fn what_nft_does_not_take_is_told_with_its_place() {
 fn a_stream_in_use_ends_when_the_hub_is_dropped() {
     let world = World::new();
     let hub = world.open(&internet(0, RATE, TOTAL));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     let server: TcpListener = listen(&world.outside, ANY, 443);
     let mut client: TcpStream = connect(&service, PUBLIC, 443);
     let (mut served, _) = server.accept().expect("a stream");

@@ -25,11 +25,11 @@ fn descriptors() -> usize {
 #[test]
 fn a_restarted_service_gets_a_new_network_and_the_old_one_is_cut() {
     let hub = Hub::open(&internal(2, &[])).expect("a hub");
-    let (old, other) = (hub.attach(1).expect("first"), hub.attach(2).expect("second"));
+    let (old, other) = (hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second"));
     let callbacks: TcpListener = hub.listener().try_clone().expect("a duplicate").into();
     connect(&old, CALLBACK_ADDR, CALLBACK_PORT);
     callbacks.accept().expect("a callback");
-    let new = hub.attach(1).expect("first again");
+    let new = hub.attach_new(1).expect("first again");
     assert_eq!(refused(&old, CALLBACK_ADDR, CALLBACK_PORT).kind(), ErrorKind::NetworkUnreachable);
     connect(&new, CALLBACK_ADDR, CALLBACK_PORT);
     callbacks.accept().expect("a callback");
@@ -41,7 +41,7 @@ fn a_restarted_service_gets_a_new_network_and_the_old_one_is_cut() {
 #[test]
 fn the_listener_outlives_its_hub() {
     let hub = Hub::open(&internal(1, &[])).expect("a hub");
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     connect(&service, CALLBACK_ADDR, CALLBACK_PORT);
     let listener = hub.listener().clone();
     drop((hub, service));
@@ -73,7 +73,7 @@ fn a_source_that_starts_again_before_its_old_hub_is_gone_keeps_its_new_uplink() 
     drop(old);
     assert_eq!(world.uplinks(), ["rig-up5"]);
     let _server = listen(&world.outside, Ipv4Addr::UNSPECIFIED, 443);
-    connect(&new.attach(1).expect("a service"), PUBLIC, 443);
+    connect(&new.attach_new(1).expect("a service"), PUBLIC, 443);
     drop(new);
     assert_eq!((world.uplinks().len(), world.tables().as_str()), (0, ""));
 }
@@ -82,7 +82,7 @@ fn a_source_that_starts_again_before_its_old_hub_is_gone_keeps_its_new_uplink() 
 fn the_uplink_of_a_killed_runner_goes_by_itself_and_its_rules_with_the_next() {
     let world = World::new();
     let hub = world.open(&internet(5, 1 << 20, 1 << 20));
-    let service = hub.attach(1).expect("a service");
+    let service = hub.attach_new(1).expect("a service");
     // As the kernel does to a killed process: descriptors are closed, and no destructor runs.
     hub.abandon();
     drop(service);
@@ -139,7 +139,7 @@ fn a_thousand_sources_leave_nothing() {
         let hub = world.open(&plan);
         opening += began.elapsed();
         let began = Instant::now();
-        let services = [hub.attach(1).expect("first"), hub.attach(2).expect("second")];
+        let services = [hub.attach_new(1).expect("first"), hub.attach_new(2).expect("second")];
         attaching += began.elapsed() / 2;
         let began = Instant::now();
         drop((hub, services));
@@ -174,7 +174,7 @@ fn fifty_sources_with_the_internet_leave_nothing() {
         let hub = world.open(&internet(number, 1 << 20, 1 << 20));
         opening += began.elapsed();
         let began = Instant::now();
-        let service = hub.attach(1).expect("a service");
+        let service = hub.attach_new(1).expect("a service");
         attaching += began.elapsed();
         let began = Instant::now();
         drop((hub, service));

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::super::rtnetlink::{End, Route, Rtnetlink};
-use super::super::{Egress, Hub, NetworkPlan, Policy, Published, namespace};
+use super::super::{Egress, Hub, NetworkError, NetworkPlan, Policy, Published, isolated, namespace};
 
 /// How long something that must happen may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -154,5 +154,14 @@ pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Hub {
+    /// As a start does it: a namespace that leads nowhere, then its link.
+    pub(super) fn attach_new(&self, index: u8) -> Result<OwnedFd, NetworkError> {
+        let netns = isolated()?;
+        self.attach(index, &netns)?;
+        Ok(netns)
     }
 }
