@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use hostile::rig::{name, service};
-use runner::protocol::{NetworkPolicy, ServiceSpec, SourceName};
+use runner::protocol::{NetworkPolicy, ServiceSpec};
 
 use crate::anchors::Anchors;
-use crate::bed::{Bed, plan, sealed, writable};
+use crate::bed::{Bed, sealed, writable};
 use crate::table::{Measured, Part, Row, Table};
 
 /// Rounds that are not counted.
@@ -55,8 +54,9 @@ pub(crate) fn measure(bed: &Bed, _: &Path, rounds: u32, table: &mut Table) -> Re
             anchors.instructions, anchors.names
         ),
         "crun: --cgroup-manager=disabled; runc: with the cgroups of version 1 that it cannot do without".to_owned(),
-        "ours: a Start and a Wait through the runner's socket; the source is open, the image sealed. Ours also holds \
-         Landlock, an overlay, id-mapped layers, a log and the files of /etc; the goal is at most 0.5 x bubblewrap"
+        "ours: a Start and a Wait through the runner's socket; the source is open, the image sealed and mounted, and but \
+         for the second row the runner had 5 ms to make a child in advance. Ours also holds Landlock, id-mapped layers, \
+         a log and the files of /etc; the goal is at most 0.5 x bubblewrap"
             .to_owned(),
     ];
     table.add(Part { title: "spawn, jailed static true, reaped".to_owned(), rows, notes });
@@ -70,8 +70,8 @@ fn cases<'a>(bed: &'a Bed, anchors: &'a Anchors) -> Result<Vec<Case<'a>>> {
         let run = move || bed.run(&source, &bed.image_true, spec.clone()).map(drop);
         Ok(Case::new(name, bound, run))
     };
-    let beside = beside(bed)?;
     let (mut crun, mut runc) = (0, 0);
+    // Ours and the others take turns, because a child for the next start is made while nobody starts anything.
     Ok(vec![
         Case::new("no jail, posix_spawn", "the kernel's fork, execution and exit", || anchors.bare()),
         ours(
@@ -82,53 +82,43 @@ fn cases<'a>(bed: &'a Bed, anchors: &'a Anchors) -> Result<Vec<Case<'a>>> {
             "namespaces, mounts, and the way through two sockets",
         )?,
         ours(
+            "ours, the same straight after another start",
+            "spawn-again",
+            NetworkPolicy::None,
+            sealed(&truth),
+            "the same, and a network namespace and a child made",
+        )?,
+        Case::new(ANCHOR, "a process that sets up a jail from nothing", || anchors.bubblewrap(true)),
+        Case::new("bubblewrap, no seccomp", "the same", || anchors.bubblewrap(false)),
+        ours(
             "ours, read-only root, internal network",
             "spawn-internal",
             NetworkPolicy::Internal,
             sealed(&truth),
-            "the same, and a veth pair made and taken away",
+            "the first, and a veth pair made and taken away",
         )?,
+        Case::new("crun", "libseccomp compiles the list each time", move || {
+            crun += 1;
+            anchors.crun(crun)
+        }),
         ours(
             "ours, disk of its own, no network",
             "spawn-disk",
             NetworkPolicy::None,
             writable(&truth),
-            "the same, and an ext4 made and mounted",
+            "the first, and an overlay, an ext4 made and mounted",
         )?,
-        Case::new(
-            "ours, as the second, beside another service",
-            "the first, less mounting the image's layers",
-            move || bed.run(&beside, &bed.image_inside, sealed(&["/true"])).map(drop),
-        ),
-        Case::new("ours, only the way through the socket", "a thread and a message each way", || {
+        Case::new("ours, only the way through the socket", "a message each way", || {
             Ok(bed.client().overview().map(drop)?)
         }),
         Case::new("ours, only reading the image's documents", "the same, two blobs hashed and parsed", || {
             Ok(bed.client().missing(&bed.image_true).map(drop)?)
-        }),
-        Case::new(ANCHOR, "a process that sets up a jail from nothing", || anchors.bubblewrap(true)),
-        Case::new("bubblewrap, no seccomp", "the same", || anchors.bubblewrap(false)),
-        Case::new("crun", "libseccomp compiles the list each time", move || {
-            crun += 1;
-            anchors.crun(crun)
         }),
         Case::new("runc", "a Go runtime that starts three times, cgroups", move || {
             runc += 1;
             anchors.runc(runc)
         }),
     ])
-}
-
-/// A source without a network, of whose two services one runs and holds the image.
-fn beside(bed: &Bed) -> Result<SourceName> {
-    let source = name("spawn-beside");
-    bed.client().prepare(&source, &bed.image_inside)?;
-    let holder = service("holder");
-    let mut plan = plan(NetworkPolicy::None);
-    plan.services.push(holder.clone());
-    bed.client().open(&source, plan)?;
-    bed.client().start(&source, &holder, &bed.image_inside, sealed(&["/inside", "hold"]))?;
-    Ok(source)
 }
 
 // === impl Case ===
