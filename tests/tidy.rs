@@ -16,8 +16,8 @@ const CHAPTERS: [(&str, &[&str]); 9] = [
     ("appliance", &["work", "chain", "signer", "runner"]),
     ("provisioning", &["chain"]),
     ("tests/hostile", &["runner"]),
-    ("tests/jail_bench", &["runner", "hostile"]),
     ("tests", &["work", "chain", "runner", "signer", "appliance", "provisioning"]),
+    ("tests/jail_bench", &["runner", "hostile", "appliance", "testbed"]),
 ];
 
 /// All that the pure core is built from.

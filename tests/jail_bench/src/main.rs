@@ -23,6 +23,8 @@ mod kill;
 
 mod overhead;
 
+mod pull;
+
 mod spawn;
 
 mod table;

@@ -1,4 +1,5 @@
-//! How long a task waits for its source: one that is up, one that is not, and one whose image is not even unpacked.
+//! How long a task waits for its source: one that is up, one that is not, one whose image is not unpacked, and one whose
+//! image is not even here.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -11,6 +12,7 @@ use runner::protocol::{Digest, NetworkPolicy, Refusal, ServiceSpec, SourceName};
 
 use crate::bed::{Bed, plan, sealed, writable};
 use crate::images::SourceImage;
+use crate::pull;
 use crate::table::{Part, Row, Table};
 
 /// Where the service listens.
@@ -74,7 +76,8 @@ pub(crate) fn measure(bed: &Bed, layout: &Path, rounds: u32, table: &mut Table) 
             bed.client().stop(&cold, Duration::ZERO)?;
         }
     }
-    let rows = vec![
+    let (pulled, of_pull) = pull::measure(bed, &cold, &big)?;
+    let mut rows = vec![
         Row::new("warm source: connect, one HTTP request", "ms", answers, "a thread that visits the source's network"),
         Row::new(
             "cold source: open, start, first answer; read-only root",
@@ -87,17 +90,19 @@ pub(crate) fn measure(bed: &Bed, layout: &Path, rounds: u32, table: &mut Table) 
         Row::new("cold source, large image sealed: the same as with unpack", "ms", cached, "as above"),
         Row::new("cold source with unpack and seal", "ms", unpacked, "inflating, hashing and writing the layers"),
     ];
-    let notes = vec![format!(
+    rows.extend(pulled);
+    let unpacking = format!(
         "unpack and seal: {}, and a layer with the service on top; its blobs are in the content store, so downloading is \
          not in it",
         image.size()
-    )];
+    );
+    let notes = vec![unpacking, of_pull];
     table.add(Part { title: "task start".to_owned(), rows, notes });
     Ok(())
 }
 
 /// Opens, starts, and waits for the first answer.
-fn start(bed: &Bed, source: &SourceName, image: &Digest, spec: ServiceSpec) -> Result<()> {
+pub(crate) fn start(bed: &Bed, source: &SourceName, image: &Digest, spec: ServiceSpec) -> Result<()> {
     bed.client().open(source, plan(NetworkPolicy::Internal))?;
     bed.client().start(source, &service(MAIN), image, spec)?;
     first_answer(bed, source)
@@ -129,6 +134,6 @@ fn answer(bed: &Bed, source: &SourceName) -> Result<()> {
     Ok(())
 }
 
-fn milliseconds(began: Instant) -> f64 {
+pub(crate) fn milliseconds(began: Instant) -> f64 {
     began.elapsed().as_secs_f64() * 1000.0
 }
