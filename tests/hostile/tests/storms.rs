@@ -113,6 +113,7 @@ fn attack_70_nothing_is_left_of_a_killed_runner() {
         let runs = fs::read_dir(rig.state("disks")).into_iter().flatten().count();
         assert_eq!(runs, 0, "round {round}: runs of the last runner");
         if let Some(cgroup) = rig.cgroup() {
+            rig.settle();
             assert_eq!(jail_cgroups(cgroup), Vec::<PathBuf>::new(), "round {round}");
         }
     }
