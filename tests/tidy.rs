@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The chapters in the order of the story, and the chapters that each may use.
-const CHAPTERS: [(&str, &[&str]); 9] = [
+const CHAPTERS: [(&str, &[&str]); 10] = [
     ("appliance/work", &[]),
     ("appliance/chain", &["work"]),
+    ("appliance/bundle", &[]),
     ("appliance/runner", &["work"]),
     ("appliance/signer", &[]),
     ("appliance", &["work", "chain", "signer", "runner"]),
