@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The chapters in the order of the story, and the chapters that each may use.
-const CHAPTERS: [(&str, &[&str]); 10] = [
+const CHAPTERS: [(&str, &[&str]); 11] = [
     ("appliance/work", &[]),
     ("appliance/chain", &["work"]),
     ("appliance/bundle", &[]),
@@ -16,6 +16,7 @@ const CHAPTERS: [(&str, &[&str]); 10] = [
     ("appliance/signer", &[]),
     ("appliance", &["work", "chain", "signer", "runner"]),
     ("provisioning", &["chain"]),
+    ("tests/kernels", &[]),
     ("tests/hostile", &["runner"]),
     ("tests", &["work", "chain", "runner", "signer", "appliance", "provisioning"]),
     ("tests/jail_bench", &["runner", "hostile", "appliance", "testbed"]),
