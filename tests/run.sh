@@ -6,6 +6,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 exec </dev/null
+export RIG_CUDA_TOOLKIT=$PWD/target/cuda-toolkit
 
 began=$SECONDS
 failed=0

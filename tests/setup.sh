@@ -4,6 +4,7 @@
 # It installs Debian packages (the only step that needs root or sudo), and puts under target/:
 #   devnet/node_modules      anvil, solc and OpenZeppelin, as provisioning/devnet/package-lock.json pins them
 #   sdk-venv/                the published OpenGPU SDK, as sdk/requirements.txt pins it
+#   cuda-toolkit/            NVIDIA's CUDA compiler, its headers and PTX linker, as cuda/requirements.txt pins them
 #   source-image/            an OCI layout, tags handler:1 and store:1, in which the published service framework serves source/handler.py
 #   guest/                   a kernel and disks for QEMU: the machine with cgroup v2 in which tests/guest.sh runs tests
 #   setup/                   one stamp per finished step: the hash of what the step was made from
@@ -18,6 +19,7 @@ stamps=$target/setup
 devnet=$target/devnet
 venv=$target/sdk-venv
 image=$target/source-image
+toolkit=$target/cuda-toolkit
 guest=$target/guest
 
 # The Debian release inside the source image, and the time stamped on every file in it (2026-01-01 UTC).
@@ -119,6 +121,24 @@ install_sdk() {
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$tests/sdk/requirements.txt" </dev/null >&2
     stamp sdk "$made_from"
+}
+
+# === the CUDA toolkit ===
+
+# None of it needs a GPU. The archives carry each library twice, a runtime for host programs, and templates that no kernel
+# here includes; those are dropped, which leaves 206 MB.
+install_toolkit() {
+    local made_from
+    made_from=$(hash_of "$tests/cuda/requirements.txt" "$tests/setup.sh")
+    if fresh cuda-toolkit "$made_from" && [ -d "$toolkit/nvidia" ]; then return 0; fi
+    say "installing the CUDA compiler"
+    rm -rf "$toolkit"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --no-deps --no-compile --require-hashes \
+        --only-binary=:all: --target "$toolkit" -r "$tests/cuda/requirements.txt" </dev/null >&2
+    rm -rf "$toolkit"/nvidia/cuda_runtime/lib "$toolkit"/nvidia/cuda_cccl/{lib,.metadata} \
+        "$toolkit"/nvidia/cuda_cccl/include/{cub,thrust}
+    find "$toolkit" \( -name '*.alt.so*' -o -name '*.a' \) -delete
+    stamp cuda-toolkit "$made_from"
 }
 
 # === the source image ===
@@ -261,5 +281,6 @@ flock 9
 install_packages
 install_node_modules
 install_sdk
+install_toolkit
 build_image
 build_guest

@@ -11,6 +11,7 @@ use crate::screen::Screen;
 
 mod cache;
 mod cells;
+mod cuda;
 mod devnet;
 mod doing;
 mod pair;
@@ -48,6 +49,9 @@ enum Command {
     /// Offer kinds of work.
     #[command(subcommand)]
     Source(source::Source),
+    /// Build CUDA bundles, and look into them.
+    #[command(subcommand)]
+    Cuda(cuda::Cuda),
     /// Give a source work, and read the result.
     #[command(subcommand)]
     Task(task::Task),
@@ -106,6 +110,7 @@ fn act(rig: Rig) -> Result<(), Failure> {
             Command::Tasks(tasks) => tasks.run(screen).await,
             Command::Cache(cache) => cache.run(screen).await,
             Command::Source(source) => source.run(screen).await,
+            Command::Cuda(cuda) => cuda.run(screen),
             Command::Task(task) => task.run(screen).await,
             Command::Completions(completions) => completions.run(screen),
             Command::Man(man) => man.run(screen),

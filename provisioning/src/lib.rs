@@ -4,13 +4,14 @@
 //! rig, never sees a rig's key, and never takes a key on a command line.
 //!
 //! Read first: [`command`] (what `rig` understands), [`devnet`] (the local network), `owner` (how the owner's
-//! transactions leave), `rig` (how a running rig is asked).
-#![forbid(unsafe_code)]
+//! transactions leave), `rig` (how a running rig is asked), `cuda` (how kernels become a bundle).
+#![deny(unsafe_code)]
 
 pub mod command;
 pub mod devnet;
 pub mod exit;
 
+mod cuda;
 mod network;
 mod owner;
 mod parse;

@@ -15,6 +15,10 @@ use crate::owner::{Owner, OwnerArgs, OwnerError, unread};
 use crate::parse::{self, coin_words};
 use crate::screen::Screen;
 
+mod bundle;
+
+use self::bundle::BundleArgs;
+
 /// A compose file is a page or two; this is what a rig would still read.
 const COMPOSE_BYTES_MAX: u64 = 256 * 1024;
 
@@ -24,9 +28,13 @@ pub(crate) enum Source {
     ///
     /// Local compose files are published first; links are taken as they are. The lockup that the vault asks of a
     /// client for one more source is deposited and locked if it is missing.
+    ///
+    /// With --bundle the compose file for NVIDIA GPUs is written and published too: it names the bundle, which rigs run,
+    /// and the image, if one is given, for providers that run containers.
     #[command(after_help = "\
-Example:
-  rig source publish --name echo --cpu-compose compose.yml --min-payment 0.01 --key-file client.key")]
+Examples:
+  rig source publish --name echo --cpu-compose compose.yml --min-payment 0.01 --key-file client.key
+  rig source publish --name render --bundle render.bundle --min-payment 0.01 --key-file client.key")]
     Publish(Box<Publish>),
 }
 
@@ -42,7 +50,7 @@ pub(crate) struct Publish {
     #[arg(long, value_name = "URL", default_value = "")]
     logo_url: String,
     /// Its docker-compose file for rigs without an accelerator.
-    #[arg(long, value_name = "FILE|URL", required_unless_present_any = ["nvidia_compose", "amd_compose"])]
+    #[arg(long, value_name = "FILE|URL", required_unless_present_any = ["nvidia_compose", "amd_compose", "bundle"])]
     cpu_compose: Option<String>,
     /// Its docker-compose file for NVIDIA GPUs.
     #[arg(long, visible_alias = "nvidia", value_name = "FILE|URL")]
@@ -50,6 +58,8 @@ pub(crate) struct Publish {
     /// Its docker-compose file for AMD GPUs.
     #[arg(long, visible_alias = "amd", value_name = "FILE|URL")]
     amd_compose: Option<String>,
+    #[command(flatten)]
+    bundle: BundleArgs,
     /// The least that a task must pay.
     #[arg(long, value_name = "COIN", default_value = "0", value_parser = parse::coin)]
     min_payment: U256,
@@ -98,17 +108,22 @@ impl Source {
 
 impl Publish {
     async fn run(self, screen: Screen) -> Result<(), Failure> {
-        let files = [(&self.cpu_compose, 1), (&self.nvidia_compose, 2), (&self.amd_compose, 4)];
-        let environments = files.iter().filter(|(file, _)| file.is_some()).map(|(_, bit)| bit).sum();
         // Before anything is sent: a mistyped path should cost nothing.
-        let composes = files.map(|(file, _)| file.as_deref().map(Compose::read).transpose());
-        let [cpu, nvidia, amd] = composes;
+        let bundled = self.bundle.read()?;
+        let composes = [&self.cpu_compose, &self.nvidia_compose, &self.amd_compose];
+        let [cpu, nvidia, amd] = composes.map(|file| file.as_deref().map(Compose::read).transpose());
         let (cpu, nvidia, amd) = (cpu?, nvidia?, amd?);
+        let offered = [(cpu.is_some(), 1), (nvidia.is_some() || bundled.is_some(), 2), (amd.is_some(), 4)];
+        let environments = offered.iter().filter(|(is_offered, _)| *is_offered).map(|(_, bit)| bit).sum();
         let owner = self.owner.open(screen).await?;
         self.lock_what_is_missing(&owner, screen).await?;
+        let nvidia = match bundled {
+            Some(bundled) => bundled.link(&owner, screen).await?,
+            None => Compose::link(nvidia, &owner, screen).await?,
+        };
         let metadata = json!({
             "cpu": Compose::link(cpu, &owner, screen).await?,
-            "nvidia": Compose::link(nvidia, &owner, screen).await?,
+            "nvidia": nvidia,
             "amd": Compose::link(amd, &owner, screen).await?,
             "name": self.name,
             "description": self.description,
@@ -180,10 +195,10 @@ pub(super) async fn pin(
     screen: Screen,
     name: &str,
     content_type: &str,
-    text: String,
+    document: impl Into<Vec<u8>>,
 ) -> Result<String, Failure> {
     let _waiting = screen.wait(format!("publishing {name}"));
-    match owner.content.pin(name, content_type, text.into_bytes()).await {
+    match owner.content.pin(name, content_type, document.into()).await {
         Ok(link) => Ok(link.url.to_string()),
         Err(error) => {
             let exit = if error.is_final() { Exit::Failed } else { Exit::Unreachable };

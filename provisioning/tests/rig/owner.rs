@@ -9,7 +9,7 @@ use chain::abi::{Nexus, ResponseParams, Source, Task, Terminal, Vault};
 use provisioning::devnet::{Account, ContractSettings, Devnet, DevnetOptions, Role};
 use serde_json::{Value, json};
 
-use crate::stage::{Ended, Stage};
+use crate::stage::{Ended, Stage, utf8};
 
 /// A local network, and its files in a home.
 struct Town {
@@ -185,6 +185,42 @@ async fn what_is_published_is_what_the_network_expects() {
     let ended = town.rig(Role::Spare3, &stranger).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.stdout.contains("NotOwner") && ended.stdout.contains("use the wallet that owns it"), "{ended:?}");
+    town.devnet.down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bundle_is_published_with_the_compose_file_that_names_it() {
+    let town = Town::up(ContractSettings::default()).await;
+    let bundle = town.stage.path("saxpy.bundle");
+    crate::cuda::build(&town.stage, &crate::cuda::saxpy(&town.stage), &bundle, &["--json"]).json();
+    let publish = ["source", "publish", "--name", "saxpy", "--min-payment", "0.01", "--bundle", utf8(&bundle)];
+    let image = ["--fallback-image", "localhost/saxpy"];
+    let answer = town.rig(Role::Client, &[&publish[..], &image].concat()).await.json();
+    let client = town.devnet.account(Role::Client).clone();
+    let source: Address = answer["source"].as_str().unwrap().parse().unwrap();
+    let params = Source::new(source, town.chain(&client)).getSourceParams().call().await.unwrap();
+    assert_eq!(params.imageEnvironments, 2);
+    let mut gateways = chain::content::Gateways::new(town.devnet.ready.ipfs_publish.clone());
+    gateways.allow_private = true;
+    let content = chain::content::Content::new(gateways).unwrap();
+    let metadata: Value =
+        serde_json::from_slice(&content.fetch(&params.imageMetadataUrl, 4096).await.unwrap()).unwrap();
+    assert_eq!((&metadata["cpu"], &metadata["amd"]), (&json!(""), &json!("")));
+    let compose = content.fetch(metadata["nvidia"].as_str().unwrap(), 4096).await.unwrap();
+    let compose = String::from_utf8(compose.to_vec()).unwrap();
+    let (services, named) = compose.split_once("x-cuda:\n  bundle: \"").unwrap();
+    assert!(services.contains("image: \"localhost/saxpy\""), "{compose}");
+    let (link, function) = named.split_once('"').unwrap();
+    assert_eq!(function, "\n  function: \"saxpy\"\n");
+    assert_eq!(content.fetch(link, 65_536).await.unwrap().to_vec(), std::fs::read(&bundle).unwrap());
+
+    for (more, code, words) in [
+        (&["--function", "axpy"][..], 2, "no function"),
+        (&["--nvidia-compose", "compose.yml"], 2, "cannot be used with"),
+    ] {
+        let ended = town.rig(Role::Client, &[&publish[..], more].concat()).await;
+        assert!(ended.code == Some(code) && ended.stdout.contains(words), "{ended:?}");
+    }
     town.devnet.down().await.unwrap();
 }
 

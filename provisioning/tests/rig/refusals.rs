@@ -128,11 +128,13 @@ fn a_missing_anvil_names_the_command_that_installs_it() {
 #[test]
 fn help_teaches_with_an_example_for_every_command() {
     let stage = Stage::new();
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 12] = [
         &["devnet", "up"],
         &["pair"],
         &["stake"],
         &["source", "publish"],
+        &["cuda", "build"],
+        &["cuda", "check"],
         &["task", "publish"],
         &["task", "result"],
         &["status"],

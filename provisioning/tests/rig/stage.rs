@@ -58,7 +58,16 @@ impl Stage {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rig"));
         command.args(arguments).stdin(Stdio::null());
-        for name in ["RIG_NETWORK", "RIG_DEVNET", "RIG_WALLET_KEY_FILE", "RIG_RUN_DIR", "RIG_LOG", "XDG_STATE_HOME"] {
+        for name in [
+            "RIG_NETWORK",
+            "RIG_DEVNET",
+            "RIG_WALLET_KEY_FILE",
+            "RIG_RUN_DIR",
+            "RIG_LOG",
+            "RIG_CUDA_TOOLKIT",
+            "CUDA_HOME",
+            "XDG_STATE_HOME",
+        ] {
             command.env_remove(name);
         }
         command.env("HOME", self.home.path());
