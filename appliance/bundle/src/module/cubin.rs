@@ -41,7 +41,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, String> {
     let symbols = sections.symbols(LE, bytes, object::elf::SHT_SYMTAB).map_err(broken)?;
     let mut kernels = Vec::new();
     for symbol in symbols.iter() {
-        if symbol.st_bind() != STB_GLOBAL || symbol.st_type() != STT_FUNC {
+        // What is used and not defined here, such as `vprintf`, is in no section.
+        let is_defined = symbol.st_shndx(LE) != object::elf::SHN_UNDEF;
+        if symbol.st_bind() != STB_GLOBAL || symbol.st_type() != STT_FUNC || !is_defined {
             continue;
         }
         let name = symbols.symbol_name(LE, symbol).map_err(broken)?;
