@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::protocol::{
-    CachedLayer, Confinement, Digest, Ending, Prepared, Refusal, Reply, Request, ServiceName, ServiceSpec,
-    ServiceState, SourceName, SourcePlan, SourceState, Started,
+    CachedLayer, Confinement, Digest, Ending, Gpus, Launch, Launched, Measurement, Prepared, Refusal, Reply, Request,
+    ServiceName, ServiceSpec, ServiceState, SourceName, SourcePlan, SourceState, Started,
 };
 use crate::wire::{self, WireError};
 
@@ -28,6 +28,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an unpack may take: 32 GiB at a slow disk's 20 MB/s.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// How long making machine code may take. The runner ends a compiler that takes longer than 60 s.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// What a launch takes besides waiting and running: a cold start of a driver takes seconds, a kill and its sweep too.
+const LAUNCH_MORE: Duration = Duration::from_secs(60);
+
+/// How long a measurement may take: two compilers of 60 s each, three workers that get warm and have a minute each.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// The runner, as the provider sees it.
 #[derive(Clone, Debug)]
@@ -258,24 +267,96 @@ impl Client {
         }
     }
 
+    /// The GPUs, and what there is to use them.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn gpus(&self) -> Result<Gpus, ClientError> {
+        match self.ask(&Request::Gpus {}, ANSWER_TIMEOUT)? {
+            (Reply::Gpus(gpus), _) => Ok(gpus),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Has GPUs tried again that were given up.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn retry_gpus(&self) -> Result<Gpus, ClientError> {
+        match self.ask(&Request::RetryGpus {}, ANSWER_TIMEOUT)? {
+            (Reply::Gpus(gpus), _) => Ok(gpus),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Machine code for `arch`, made from PTX, in sealed memory; and what the compiler took, in microseconds.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`Refusal::BadPtx`] is the bundle's fault, [`Refusal::NoCompiler`] the machine's.
+    pub fn compile(&self, arch: bundle::Arch, ptx: BorrowedFd<'_>) -> Result<(OwnedFd, u64), ClientError> {
+        match self.ask_with(&Request::Compile { arch }, &[ptx], COMPILE_TIMEOUT)? {
+            (Reply::Compiled { us }, Some(cubin)) => Ok((cubin, us)),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Runs a function of a bundle. `fds` are the archive, the inputs, and the machine code of each PTX module, each
+    /// [sealed](crate::memory). The outputs come in sealed memory if the job ran.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refusals are about the launch, or say that no GPU takes it.
+    pub fn launch(&self, launch: Launch, fds: &[BorrowedFd<'_>]) -> Result<(Launched, Option<OwnedFd>), ClientError> {
+        let within = Duration::from_secs(u64::from(launch.seconds)) + Duration::from_millis(launch.wait_ms);
+        match self.ask_with(&Request::Launch(Box::new(launch)), fds, within + LAUNCH_MORE)? {
+            (Reply::Launched(launched), outputs) => Ok((*launched, outputs)),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
+    /// Measures a GPU, or any that is idle. Takes some seconds, in which the GPU takes no job.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`Refusal::GpuBusy`] if it has a job, [`Refusal::NoGpu`] if it is not offered.
+    pub fn measure(&self, gpu: Option<gpu::GpuUuid>) -> Result<Measurement, ClientError> {
+        match self.ask(&Request::Measure { gpu }, MEASURE_TIMEOUT)? {
+            (Reply::Measured(measurement), _) => Ok(*measurement),
+            _ => Err(ClientError::Misfit),
+        }
+    }
+
     fn ask(&self, request: &Request, timeout: Duration) -> Result<(Reply, Option<OwnedFd>), ClientError> {
+        self.ask_with(request, &[], timeout)
+    }
+
+    fn ask_with(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        timeout: Duration,
+    ) -> Result<(Reply, Option<OwnedFd>), ClientError> {
         if let Some(line) = self.lines.take() {
             // To nobody nothing was said: a runner that was started anew is asked on a new connection.
-            if self.send(&line, request, timeout).is_ok() {
+            if self.send(&line, request, fds, timeout).is_ok() {
                 return self.receive(line, None);
             }
         }
         let line = lines::open(&self.socket, ANSWER_TIMEOUT)
             .map_err(|source| ClientError::Unreachable { path: self.socket.clone(), source })?;
         // A runner that refuses the peer answers without reading, so a failed send may still have a reply.
-        let unsent = self.send(&line, request, timeout).err();
+        let unsent = self.send(&line, request, fds, timeout).err();
         self.receive(line, unsent)
     }
 
-    fn send(&self, line: &OwnedFd, request: &Request, timeout: Duration) -> Result<(), WireError> {
+    fn send(
+        &self,
+        line: &OwnedFd,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        timeout: Duration,
+    ) -> Result<(), WireError> {
         let limited = set_socket_timeout(line, Timeout::Recv, Some(timeout));
         limited.map_err(|source| WireError::Socket { operation: "limit", source })?;
-        wire::send(line, request, &[])
+        wire::send(line, request, fds)
     }
 
     fn receive(&self, line: OwnedFd, unsent: Option<WireError>) -> Result<(Reply, Option<OwnedFd>), ClientError> {

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{CWD, Dev, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string,
     fsmount, fsopen, move_mount, unmount,
@@ -33,6 +33,15 @@ const LINKS: [(&str, &str); 4] = [
 /// Room for the files of `/etc`, the longest of which names every service and alias of a source.
 const OPTIONS: [(&str, &str); 3] = [("size", "262144"), ("nr_inodes", "32"), ("mode", "0755")];
 
+/// A device of the machine that a jail is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    /// Its name in `/dev`.
+    pub(crate) name: String,
+    /// As the machine's own node says it.
+    pub(crate) number: Dev,
+}
+
 /// One service's; unmounted when dropped.
 #[derive(Debug)]
 pub(crate) struct Furniture {
@@ -52,12 +61,13 @@ pub(crate) struct FurnitureError {
 // === impl Furniture ===
 
 impl Furniture {
-    /// Makes it at the directory `mount`, with the files of `/etc` that are given: name and text.
-    pub(crate) fn make(mount: PathBuf, etc: &[(&str, String)]) -> Result<Self, FurnitureError> {
+    /// Makes it at the directory `mount`, with the files of `/etc` that are given: name and text; and with `devices`
+    /// beside those that every jail has: name and number.
+    pub(crate) fn make(mount: PathBuf, etc: &[(&str, String)], devices: &[Device]) -> Result<Self, FurnitureError> {
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let made = tmpfs(attributes).map_err(|errno| ("mount a tmpfs", errno.into()));
         let made = made.and_then(|tree| {
-            fill_dev(&tree).map_err(|errno| ("make /dev", errno.into()))?;
+            fill_dev(&tree, devices).map_err(|errno| ("make /dev", errno.into()))?;
             fill_etc(&tree, etc).map_err(|error| ("make /etc", error))?;
             let sealed = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
             mount_add_attributes(&tree, sealed).map_err(|error| ("seal the tmpfs", error))?;
@@ -97,7 +107,7 @@ fn tmpfs(attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Five nodes, four links, and the place of `/dev/shm`.
-fn fill_dev(tree: &OwnedFd) -> rustix::io::Result<()> {
+fn fill_dev(tree: &OwnedFd, devices: &[Device]) -> rustix::io::Result<()> {
     mkdirat(tree, Furniture::DEV, Mode::from_raw_mode(0o755))?;
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dev = openat(tree, Furniture::DEV, directory, Mode::empty())?;
@@ -105,8 +115,10 @@ fn fill_dev(tree: &OwnedFd) -> rustix::io::Result<()> {
     for (name, target) in LINKS {
         symlinkat(target, &dev, name)?;
     }
-    for (name, major, minor) in NODES {
-        mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))?;
+    let nodes = NODES.iter().map(|(name, major, minor)| (*name, makedev(*major, *minor)));
+    let further = devices.iter().map(|device| (device.name.as_str(), device.number));
+    for (name, number) in nodes.chain(further) {
+        mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), number)?;
         // The umask took the right to write from others.
         rustix::fs::chmodat(&dev, name, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())?;
     }

@@ -19,13 +19,14 @@ mod seccomp;
 mod user;
 mod whole;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use runner::protocol::Exit;
 use runner::wire;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,8 @@ pub(crate) struct Lines {
     pub(crate) lifeline: OwnedFd,
     /// Where the service's output goes.
     pub(crate) output: OwnedFd,
+    /// Of a worker, to the runner.
+    pub(crate) socket: Option<OwnedFd>,
 }
 
 /// Turns the calling process into the jail of `plan`; does not return.
@@ -74,7 +77,8 @@ pub(crate) fn enter(plan: &JailPlan, lines: &Lines) -> ! {
 
 fn set_up(plan: &JailPlan, lines: &Lines) -> Result<(Pid, Option<HealthCheck>), Refused> {
     standard_streams(&lines.output)?;
-    kernel::close_all_but(&[lines.handshake.as_fd(), lines.lifeline.as_fd()]).step("close descriptors")?;
+    let kept: Vec<_> = [&lines.handshake, &lines.lifeline].into_iter().chain(&lines.socket).map(AsFd::as_fd).collect();
+    kernel::close_all_but(&kept).step("close descriptors")?;
     let signals = init::block_signals().step("block signals")?;
     become_mapped_root().step("become the jail's root")?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).step("make a mount namespace")?;
@@ -94,17 +98,44 @@ fn set_up(plan: &JailPlan, lines: &Lines) -> Result<(Pid, Option<HealthCheck>), 
     privileges::limit(&plan.limits).step("set resource limits")?;
     drop_privileges(user.uid, user.gid, Kept::Nothing)?;
     // The first process and the service are in one domain, so the one may still signal the other.
-    restrict(NetworkUse::Tcp, Files::Service { devices: &[] })?;
-    Filter::Service.apply().step("attach the seccomp filter")?;
+    match &plan.worker {
+        None => {
+            restrict(NetworkUse::Tcp, Files::Service { devices: &[] })?;
+            Filter::Service.apply().step("attach the seccomp filter")?;
+        }
+        Some(worker) => {
+            let devices: Vec<String> = worker.devices.iter().map(|name| format!("/dev/{name}")).collect();
+            let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+            restrict(NetworkUse::None, Files::Service { devices: &devices })?;
+            Filter::Worker.apply().step("attach the seccomp filter")?;
+        }
+    }
     wire::send(&lines.handshake, &Progress::Ready, &[]).map_err(|_| Errno::EPIPE).step("tell the spawner")?;
     match kernel::fork().step("fork the service")? {
         Side::Parent(service) => Ok((service, health)),
         Side::Child => {
-            let failure = program.execute(&signals);
+            let handed = lines.socket.as_ref().map_or(Ok(()), hand_over).step("hand the socket over");
+            let failure = handed.err().unwrap_or_else(|| program.execute(&signals));
             let _ = wire::send(&lines.handshake, &Progress::Refused(failure.into()), &[]);
             kernel::exit_now(127)
         }
     }
+}
+
+/// Gives the program that is executed next its socket, at the descriptor where it looks for it.
+fn hand_over(socket: &OwnedFd) -> rustix::io::Result<()> {
+    let place = cuda::messages::SOCKET_FD;
+    if socket.as_raw_fd() == place {
+        return fcntl_setfd(socket, FdFlags::empty());
+    }
+    let copy = fcntl_dupfd_cloexec(socket, place)?;
+    if copy.as_raw_fd() != place {
+        return Err(rustix::io::Errno::BUSY);
+    }
+    fcntl_setfd(&copy, FdFlags::empty())?;
+    // It is the next program's.
+    let _: i32 = copy.into_raw_fd();
+    Ok(())
 }
 
 fn standard_streams(output: &OwnedFd) -> Result<(), StepFailed> {

@@ -27,6 +27,8 @@ mod cgroup;
 
 mod network;
 
+mod direct;
+
 mod service;
 
 mod logs;
@@ -127,6 +129,8 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
     let disks = disk::Disks::open(state.path())?;
     let sources = Arc::new(sources::Sources {
         content: runner::image::Content::new(&run.content),
+        own: runner::image::Content::new(&state.path().join("own")),
+        own_sources: std::sync::Mutex::default(),
         layers,
         state,
         slots,
@@ -143,7 +147,18 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
         memory_bytes: run.job_memory.map_or_else(job_memory_bytes, Ok)?,
         open: std::sync::Mutex::default(),
     });
-    let server = server::Server::listen(&run.socket, &run.allow_uids, sources.clone())?;
+    let settings = run.gpu_settings.as_deref().map(direct::SettingsFile::read).transpose();
+    let settings = settings.context("understand --gpu-settings")?;
+    let direct = if run.no_gpu {
+        let why = "the runner was started with --no-gpu".to_owned();
+        direct::Late::known(direct::Direct::without(cuda::messages::Probe::default(), why))
+    } else {
+        let program = run.cuda_worker.clone().map_or_else(beside, Ok).context("find rig-cuda")?;
+        let sources = sources.clone();
+        let found = direct::Late::look(move || direct::Direct::start(&sources, &program, settings.as_ref()));
+        found.context("set the GPUs as --gpu-settings says")?
+    };
+    let server = server::Server::listen(&run.socket, &run.allow_uids, sources.clone(), direct.clone())?;
     tracing::info!(socket = %run.socket.display(), "the runner listens");
 
     loop {
@@ -161,6 +176,7 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
         }
         if !ready[1].revents().is_empty() {
             tracing::info!("the runner is told to stop");
+            direct.now().stop();
             sources.stop_all(STOP_GRACE);
             sources.berths.clear();
             return Ok(Outcome::ToldToStop);
@@ -169,6 +185,11 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
             server.accept();
         }
     }
+}
+
+/// The workers' program, which ships beside this one.
+fn beside() -> std::io::Result<std::path::PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("rig-cuda"))
 }
 
 /// Limits a jail on the disk that `dir` is on, in bytes per second.

@@ -60,6 +60,16 @@ pub(crate) struct Run {
     /// Sealed layers that were not used for this many days are removed
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     pub(crate) cache_days_max: u64,
+    /// The program that works on GPUs; the default is rig-cuda beside this one
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cuda_worker: Option<PathBuf>,
+    /// What to set on GPUs, and to put back at the end: power limit, clocks, fan curve. A TOML file with a table [all]
+    /// and one for each GPU that differs, named by its UUID in quotes
+    #[arg(long, value_name = "FILE", conflicts_with = "no_gpu")]
+    pub(crate) gpu_settings: Option<PathBuf>,
+    /// Leave GPUs alone: no bundle runs
+    #[arg(long)]
+    pub(crate) no_gpu: bool,
     /// Let sources whose policy says so talk to public addresses
     #[arg(long)]
     pub(crate) egress: bool,

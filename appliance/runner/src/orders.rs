@@ -21,7 +21,8 @@ pub(crate) enum Order {
     /// Makes the child for a start in advance. Descriptors: its network namespace; its cgroup, if it has one. There is
     /// no report: a start whose child is not there has it made then.
     Prepare { ticket: Ticket },
-    /// Descriptors: where the service's output goes; its network namespace; its cgroup, if it has one.
+    /// Descriptors: where the service's output goes; its network namespace; its cgroup, if it has one; its socket, if
+    /// it is a worker.
     Start(Box<JailPlan>),
     /// Descriptors: where the [`Unpacked`] goes, then the layer's blob.
     Unpack(UnpackPlan),
@@ -63,6 +64,15 @@ pub(crate) struct JailPlan {
     pub(crate) user: String,
     pub(crate) limits: Limits,
     pub(crate) health: Option<HealthTest>,
+    /// It is the runner's own program, which finds a socket to the runner at descriptor 3.
+    pub(crate) worker: Option<WorkerPlan>,
+}
+
+/// What only the runner's own program gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerPlan {
+    /// Names in `/dev` of the devices that it may command; none for one that has no GPU.
+    pub(crate) devices: Vec<String>,
 }
 
 /// The jail's root file system.

@@ -1,6 +1,6 @@
 //! What can be asked of the runner, and what it can answer.
 //!
-//! One request per connection, one reply, at most one file descriptor beside it. Both ends ship in one image,
+//! One request at a time, one reply, at most one file descriptor beside it. Both ends ship in one image,
 //! so messages carry no version; an unknown field is refused rather than ignored. Anything that is bounded
 //! has its bound here, because both ends must agree on it.
 //!
@@ -12,11 +12,16 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+mod gpu;
 mod names;
 mod refusal;
 mod spec;
 mod state;
 
+pub use gpu::{
+    Bench, CUBINS_MAX, End, GPU_WAIT_MS_MAX, GPUS_MAX, GpuReport, Gpus, JOB_BYTES_MAX, JOB_SECONDS_MAX, Launch,
+    Launched, Measurement, Throughput,
+};
 pub use names::{Digest, Malformed, ServiceName, SourceName, VolumeName};
 pub use refusal::Refusal;
 pub use spec::{
@@ -73,7 +78,7 @@ pub const GRACE_MS_MAX: u64 = 120_000;
 pub const WAIT_MS_MAX: u64 = 60_000;
 
 /// What the provider asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Which layers of an image whose manifest and configuration are in the content store are neither sealed
@@ -169,10 +174,27 @@ pub enum Request {
         /// Not only what is beyond the limits.
         everything: bool,
     },
+    /// The GPUs, and what there is to use them.
+    Gpus {},
+    /// Make machine code of PTX, on no GPU. Descriptor: the PTX, sealed.
+    Compile {
+        /// For GPUs of this architecture.
+        arch: bundle::Arch,
+    },
+    /// Run a function of a bundle on a GPU. Descriptors: see [`Launch`]. Not idempotent, and safe to repeat.
+    Launch(Box<Launch>),
+    /// Try GPUs again that were given up, as their owner asks.
+    RetryGpus {},
+    /// Measure a GPU that is offered and has no job; it takes none meanwhile. The figures are kept, and are from then on
+    /// part of the answer to [`Request::Gpus`].
+    Measure {
+        /// This one; `None`: any.
+        gpu: Option<::gpu::GpuUuid>,
+    },
 }
 
 /// What the runner answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reply {
     /// To [`Request::Missing`].
@@ -233,6 +255,17 @@ pub enum Reply {
         /// Bytes freed.
         bytes: u64,
     },
+    /// To [`Request::Gpus`] and [`Request::RetryGpus`].
+    Gpus(Gpus),
+    /// To [`Request::Compile`]; the descriptor is the machine code, sealed.
+    Compiled {
+        /// What the compiler took, in microseconds.
+        us: u64,
+    },
+    /// To [`Request::Launch`]; the descriptor is the outputs, sealed, if the job ran.
+    Launched(Box<Launched>),
+    /// To [`Request::Measure`].
+    Measured(Box<Measurement>),
     /// To anything that was not done.
     Refused {
         /// Why, and what to do.

@@ -20,6 +20,7 @@ use rustix::net::{
     shutdown, socket_with,
 };
 
+use crate::direct::{Direct, Late};
 use crate::sources::Sources;
 
 /// The most connections that are served at once.
@@ -34,6 +35,7 @@ pub(crate) struct Server {
     socket: OwnedFd,
     allowed: Vec<u32>,
     sources: Arc<Sources>,
+    direct: Arc<Late>,
     serving: Arc<AtomicUsize>,
 }
 
@@ -58,7 +60,12 @@ type Answer = Result<(Reply, Option<Arc<OwnedFd>>), Refusal>;
 impl Server {
     /// Listens at `path`, in place of an earlier runner. Root may always ask; `allowed` are the other uids, and
     /// the first of them owns the socket, whose mode keeps everyone else out.
-    pub(crate) fn listen(path: &Path, allowed: &[u32], sources: Arc<Sources>) -> Result<Self, ListenError> {
+    pub(crate) fn listen(
+        path: &Path,
+        allowed: &[u32],
+        sources: Arc<Sources>,
+        direct: Arc<Late>,
+    ) -> Result<Self, ListenError> {
         let failed = |operation| {
             let path = path.to_owned();
             move |source| ListenError { operation, path, source }
@@ -83,7 +90,7 @@ impl Server {
         listen(&socket, backlog).map_err(|errno| failed("listen at")(errno.into()))?;
         let mut allowed = allowed.to_vec();
         allowed.push(0);
-        Ok(Self { socket, allowed, sources, serving: Arc::default() })
+        Ok(Self { socket, allowed, sources, direct, serving: Arc::default() })
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -113,10 +120,10 @@ impl Server {
         if served.0.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             return refuse(&client, Refusal::Busy { limit: CONNECTIONS_MAX });
         }
-        let sources = self.sources.clone();
+        let (sources, direct) = (self.sources.clone(), self.direct.clone());
         let serve = move || {
             let _served = served;
-            serve(&client, &sources);
+            serve(&client, &sources, &direct);
         };
         if let Err(error) = std::thread::Builder::new().name("client".to_owned()).spawn(serve) {
             tracing::error!(%error, "a client cannot be served");
@@ -141,14 +148,10 @@ fn refuse(client: &OwnedFd, refusal: Refusal) {
     let _ = wire::send(client, &Reply::Refused { refusal }, &[]);
 }
 
-fn serve(client: &OwnedFd, sources: &Arc<Sources>) {
+fn serve(client: &OwnedFd, sources: &Arc<Sources>, direct: &Late) {
     loop {
         let answer = match wire::receive(client) {
-            Ok((request, fds)) => {
-                // No request comes with descriptors.
-                drop(fds);
-                answer(request, sources)
-            }
+            Ok((request, fds)) => answer(request, fds, sources, direct.now()),
             Err(error @ (WireError::Json(_) | WireError::TooLarge)) => {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
                 return refuse(client, Refusal::BadRequest { detail: format!("{error}{cause}") });
@@ -173,7 +176,8 @@ fn serve(client: &OwnedFd, sources: &Arc<Sources>) {
     }
 }
 
-fn answer(request: Request, sources: &Arc<Sources>) -> Answer {
+/// Descriptors that a request does not use are closed.
+fn answer(request: Request, fds: Vec<OwnedFd>, sources: &Arc<Sources>, direct: &Direct) -> Answer {
     let reply = match request {
         Request::Missing { manifest } => Reply::Missing { layers: sources.missing(&manifest)? },
         Request::Prepare { source, manifest } => Reply::Prepared(sources.prepare(&source, &manifest)?),
@@ -201,6 +205,19 @@ fn answer(request: Request, sources: &Arc<Sources>) -> Answer {
         Request::Logs { source, service } => Reply::Logs { text: sources.logs(&source, &service)? },
         Request::Layers {} => sources.cached()?,
         Request::Collect { everything } => sources.collect(everything)?,
+        Request::Gpus {} => Reply::Gpus(direct.gpus()),
+        Request::Measure { gpu } => Reply::Measured(Box::new(direct.measure(sources, gpu.as_ref())?)),
+        Request::RetryGpus {} => Reply::Gpus(direct.retry()),
+        Request::Compile { arch } => {
+            let [ptx] = <[OwnedFd; 1]>::try_from(fds)
+                .map_err(|_| Refusal::BadLaunch { detail: "PTX comes as one descriptor".to_owned() })?;
+            let (cubin, us) = direct.compile(sources, arch, ptx)?;
+            return Ok((Reply::Compiled { us }, Some(Arc::new(cubin))));
+        }
+        Request::Launch(launch) => {
+            let (launched, outputs) = direct.launch(*launch, fds)?;
+            return Ok((Reply::Launched(Box::new(launched)), outputs.map(Arc::new)));
+        }
     };
     Ok((reply, None))
 }

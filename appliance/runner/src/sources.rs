@@ -31,9 +31,11 @@ mod images;
 mod launch;
 mod open;
 mod run;
+mod work;
 
 use open::{Source, Volume};
 use run::Run;
+pub(crate) use work::WorkerRun;
 
 /// How much of ended services' logs stands in one list, in bytes: half of a message.
 const LIST_TAILS_BYTES: usize = 32 * 1024;
@@ -48,6 +50,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) content: Content,
+    /// Images of the runner's own making.
+    pub(crate) own: Content,
+    /// What the runner's own programs run as. Nobody can name them.
+    pub(crate) own_sources: Mutex<BTreeMap<SourceName, Arc<Source>>>,
     pub(crate) layers: Arc<Layers>,
     pub(crate) state: StateDir,
     pub(crate) slots: Slots,
@@ -69,6 +75,7 @@ pub(crate) struct Sources {
 
 impl Sources {
     pub(crate) fn open(&self, name: &SourceName, plan: SourcePlan) -> Result<bool, Refusal> {
+        refuse_own(name)?;
         open::check(&plan)?;
         let (slot, _turn) = self.slots.turn(name).map_err(|error| internal(&error))?;
         if let Some(source) = self.sources().get(name) {
@@ -120,7 +127,7 @@ impl Sources {
                 }
             };
         }
-        let run = self.launch(&source, service, manifest, spec)?;
+        let run = self.launch(&source, service, manifest, spec, None)?;
         let started = Started { run: RunNumber(run.number.0), already: false };
         source.runs().insert(service.clone(), run);
         Ok(started)
@@ -298,6 +305,14 @@ fn disk_refused(error: DiskError) -> Refusal {
         DiskError::Full { free_bytes, needed_bytes } => Refusal::DiskFull { free_bytes, needed_bytes },
         other => internal(&other),
     }
+}
+
+/// The runner's own names are nobody else's.
+fn refuse_own(name: &SourceName) -> Result<(), Refusal> {
+    if crate::direct::is_own(name) {
+        return Err(Refusal::BadPlan { detail: format!("{name} is a name of the runner's own") });
+    }
+    Ok(())
 }
 
 /// Logs the whole chain, here where it is handled, and tells the client the same.

@@ -212,23 +212,33 @@ fn start(
     made: Option<Begun>,
     tools: &Tools<'_>,
 ) -> Result<Result<Child, Refused>, SpawnerError> {
+    let mut fds = fds;
+    let socket = plan.worker.as_ref().and_then(|_| fds.pop());
     let mut fds = fds.into_iter();
     let (Some(output), Some(netns), cgroup) = (fds.next(), fds.next(), fds.next()) else {
         return Ok(Err(StepFailed { step: "read the order".to_owned(), errno: Errno::EBADMSG as i32 }.into()));
     };
+    let handed: Vec<BorrowedFd<'_>> = std::iter::once(&output).chain(&socket).map(AsFd::as_fd).collect();
     let begun = match made {
-        Some(begun) => Ok(begun),
-        None => begin(&netns, cgroup.as_ref(), tools)?,
+        Some(begun) if tell(&begun, plan, &handed).is_ok() => begun,
+        other => {
+            // One that was made in advance and has died since is no reason not to start.
+            if let Some(dead) = other {
+                end(&dead.cloned);
+            }
+            let begun = match begin(&netns, cgroup.as_ref(), tools)? {
+                Ok(begun) => begun,
+                Err(failure) => return Ok(Err(failure.into())),
+            };
+            if let Err(failure) = tell(&begun, plan, &handed) {
+                end(&begun.cloned);
+                return Ok(Err(failure.into()));
+            }
+            begun
+        }
     };
-    let Begun { cloned, handshake, lifeline } = match begun {
-        Ok(begun) => begun,
-        Err(failure) => return Ok(Err(failure.into())),
-    };
-    let pid = cloned.pid.as_raw_nonzero().get();
-    let told = map_ids(pid, plan.slot).and_then(|()| {
-        wire::send(&handshake, plan, &[output.as_fd()]).map_err(|_| Errno::EPIPE).step("tell the child its plan")
-    });
-    Ok(match told.map_err(Refused::from).and_then(|()| follow_entry(&handshake)) {
+    let Begun { cloned, handshake, lifeline } = begun;
+    Ok(match follow_entry(&handshake) {
         Ok(()) => {
             let Cloned { pid, pidfd } = cloned;
             Ok(Child { ticket: plan.ticket, pid, pidfd, lifeline: Some(lifeline), exit: None })
@@ -238,6 +248,12 @@ fn start(
             Err(refused)
         }
     })
+}
+
+/// Gives a child its ids and its plan.
+fn tell(begun: &Begun, plan: &JailPlan, fds: &[BorrowedFd<'_>]) -> Result<(), StepFailed> {
+    map_ids(begun.cloned.pid.as_raw_nonzero().get(), plan.slot)?;
+    wire::send(&begun.handshake, plan, fds).map_err(|_| Errno::EPIPE).step("tell the child its plan")
 }
 
 /// Makes a child in `netns` and `cgroup` that waits for its plan.
@@ -259,13 +275,16 @@ fn await_plan(cgroup: Option<BorrowedFd<'_>>) -> Result<Begun, StepFailed> {
     let (handshake, far) = pair().step("make the handshake")?;
     let (lifeline, far_lifeline) = pair().step("make the lifeline")?;
     let cloned = duplicate(EARLY_NAMESPACES, cgroup, || {
-        // With its own copy of our ends open, the child would wait for ever if we died.
+        // With its own copy of our ends open, the child would wait for ever if we died. Its own go out of the way of
+        // the descriptor at which a worker finds its socket.
+        let (Ok(far), Ok(far_lifeline)) = (moved_up(&far), moved_up(&far_lifeline)) else { return };
         if kernel::close_all_but(&[far.as_fd(), far_lifeline.as_fd()]).is_err() {
             return;
         }
         let Ok((plan, fds)) = wire::receive::<JailPlan>(&far) else { return };
-        let Ok([output]) = <[OwnedFd; 1]>::try_from(fds) else { return };
-        jail::enter(&plan, &Lines { handshake: far, lifeline: far_lifeline, output })
+        let mut fds = fds.into_iter();
+        let (Some(output), socket) = (fds.next(), fds.next()) else { return };
+        jail::enter(&plan, &Lines { handshake: far, lifeline: far_lifeline, output, socket })
     })?;
     Ok(Begun { cloned, handshake, lifeline })
 }
@@ -431,6 +450,11 @@ fn end(child: &Cloned) {
     // Both can only say that it has ended already.
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let _ = rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), rustix::process::WaitIdOptions::EXITED);
+}
+
+/// A copy beyond all descriptors that anybody looks for by number.
+fn moved_up(fd: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 64)
 }
 
 fn pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {

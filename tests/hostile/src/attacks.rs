@@ -1,7 +1,8 @@
 //! Which attacks there are, where each is shown to fail, and how a test makes one.
 //!
-//! The numbers are those of the design's list of hostile jobs; 57 to 65 need a GPU and are not in this table. The tests
-//! are here, and those of what a rig refuses before there is a job in its own package.
+//! The numbers are those of the design's list of hostile jobs. What a bundle tries (57 to 65, 67) is tried here with a
+//! driver that is not there, which shows what the rig does about it; what a real GPU does about it is for a machine that
+//! has one. The tests are here, and those of what a rig refuses before there is a job in its own package.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,14 +23,14 @@ pub enum Where {
     Both,
     /// Nowhere: it cannot be stopped, only made harder. Not counted; this says why.
     Residual(&'static str),
-    /// Nowhere yet: what it aims at is not part of this release. Not counted; this says why.
-    NotYet(&'static str),
+    /// Only on a machine with an NVIDIA GPU. Not counted; this says why.
+    Gpu(&'static str),
 }
 
-use Where::{Both, Guest, Host, NotYet, Residual};
+use Where::{Both, Gpu, Guest, Host, Residual};
 
 /// Number, what the job does, and where it is tried.
-pub const ATTACKS: [(u8, &str, Where); 61] = [
+pub const ATTACKS: [(u8, &str, Where); 70] = [
     (1, "a fork bomb", Both),
     (2, "a thread bomb", Both),
     (3, "a memory bomb", Guest),
@@ -86,6 +87,19 @@ pub const ATTACKS: [(u8, &str, Where); 61] = [
     (54, "a service that answers badly", Host),
     (55, "results that are links, pipes, very many or very large", Host),
     (56, "prints without end, and what is no text", Host),
+    (57, "reads what an earlier job left in a GPU's memory", Host),
+    (58, "launches a kernel that never ends", Host),
+    (59, "has a GPU raise every kind of fault", Host),
+    (60, "asks for more of a GPU's memory than there is", Host),
+    (
+        61,
+        "prints from a kernel without end, uses up the kernels' heap",
+        Gpu("It is the driver that bounds what kernels print and allocate, and no other driver does as NVIDIA's."),
+    ),
+    (62, "has the PTX compiler work for ever", Host),
+    (63, "commands a GPU's driver beyond computing", Host),
+    (64, "sets a GPU's clocks, power and modes", Host),
+    (65, "makes a GPU as hot as it gets", Gpu("Only a GPU gets hot. What it says of being held back is tested here.")),
     (
         66,
         "listens to caches and timing of its neighbours",
@@ -95,14 +109,7 @@ pub const ATTACKS: [(u8, &str, Where); 61] = [
              owner for whom this is not enough gives the machine to one source.",
         ),
     ),
-    (
-        67,
-        "a launch plan that overflows",
-        NotYet(
-            "Launch plans come with direct CUDA, of which this release has no code: there is nothing that reads one. \
-             Whatever reads the first brings the test of this row.",
-        ),
-    ),
+    (67, "a launch plan that overflows", Host),
     (68, "forges results", Host),
     (69, "crashes ten thousand times", Host),
     (70, "is there when the runner is killed", Host),

@@ -17,4 +17,6 @@ pub mod observed;
 
 pub mod raw_tar;
 
+pub mod gpu;
+
 pub mod rig;

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hostile::attacks::{attack, rig};
-use hostile::observed::{descendants, jail_cgroups, loops, tree};
+use hostile::observed::{awaits_its_plan, children, descendants, jail_cgroups, loops, tree};
 use hostile::oci::{self, Layer};
 use hostile::rig::{MAIN, Rig, name, plan, service, spec, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use runner::client::ClientError;
 use runner::protocol::{ServiceSpec, ServiceState, SourcePlan, VolumeMount, VolumePlan};
 
@@ -133,4 +135,15 @@ fn attack_70_nothing_is_left_of_a_killed_runner() {
     assert!(matches!(rig.service_state(&source, &service(MAIN)), ServiceState::Running { .. }));
     rig.client.stop(&source, Duration::ZERO).expect("stop");
     rig.still_works();
+}
+
+#[test]
+fn a_child_made_in_advance_that_dies_costs_nobody_a_start() {
+    let rig = rig();
+    for _ in 0..3 {
+        rig.settle();
+        let waiting = children(rig.spawner_pid()).into_iter().find(|pid| awaits_its_plan(*pid)).expect("a child waits");
+        kill(Pid::from_raw(waiting.cast_signed()), Signal::SIGKILL).expect("kill it");
+        rig.still_works();
+    }
 }

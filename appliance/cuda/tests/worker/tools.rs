@@ -1,6 +1,6 @@
 //! What the binary prints for people and for the runner.
 
-use cuda::messages::{Measured, Probe};
+use cuda::messages::{Measured, Measuring, Probe};
 use fake_gpu_script::{Gpu, Script};
 
 use crate::world::World;
@@ -43,6 +43,21 @@ fn every_direction_is_measured() {
     for rate in [measured.device_copy_gb_s, measured.host_to_device_gb_s, measured.device_to_host_gb_s] {
         assert!(rate.is_finite() && rate >= 0.0, "{measured:?}");
     }
+}
+
+#[test]
+fn whoever_starts_it_with_a_socket_is_told_there_what_was_measured_or_why_not() {
+    let (healthy, without) = (World::healthy(), World::without_driver());
+    let worker = healthy.start("measure");
+    let Measuring::Measured(measured) = worker.receive() else { panic!("nothing was measured") };
+    assert!(measured.copied_bytes > 0, "{measured:?}");
+    assert!(worker.is_silent());
+    assert_eq!(worker.end(), 0);
+
+    let worker = without.start("measure");
+    let Measuring::Failed { why } = worker.receive() else { panic!("it was measured") };
+    assert!(why.contains("install the driver"), "{why}");
+    assert_eq!(worker.end(), 4);
 }
 
 #[test]

@@ -21,7 +21,7 @@ mod tests;
 use seccompiler::sock_filter;
 
 use super::calls::{ALWAYS, OPAQUE};
-use checks::{CHECKED, WHITEOUTS};
+use checks::{CHECKED, GPU_IOCTL, IOCTL, WHITEOUTS};
 use tape::Tape;
 use tree::Machine;
 
@@ -32,6 +32,8 @@ pub(crate) enum Filter {
     Service,
     /// Of the unpacker, which also writes down what a layer hides.
     Unpacker,
+    /// Of the runner's own program, which may also command a GPU that it was given.
+    Worker,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -40,13 +42,17 @@ const HERE: Machine = Machine { arch: 0xC000_003E, has_x32: true };
 #[cfg(target_arch = "aarch64")]
 const HERE: Machine = Machine { arch: 0xC000_00B7, has_x32: false };
 
-static TAPE: Tape = tree::compile(HERE, &ALWAYS, &[CHECKED]);
+static TAPE: Tape = tree::compile(HERE, &ALWAYS, &[CHECKED, IOCTL]);
 
 static PROGRAM: &[sock_filter] = TAPE.program();
 
-static UNPACKER_TAPE: Tape = tree::compile(HERE, &[ALWAYS[0], ALWAYS[1], OPAQUE], &[CHECKED, WHITEOUTS]);
+static UNPACKER_TAPE: Tape = tree::compile(HERE, &[ALWAYS[0], ALWAYS[1], OPAQUE], &[CHECKED, IOCTL, WHITEOUTS]);
 
 static UNPACKER_PROGRAM: &[sock_filter] = UNPACKER_TAPE.program();
+
+static WORKER_TAPE: Tape = tree::compile(HERE, &ALWAYS, &[CHECKED, GPU_IOCTL]);
+
+static WORKER_PROGRAM: &[sock_filter] = WORKER_TAPE.program();
 
 // === impl Filter ===
 
@@ -56,6 +62,7 @@ impl Filter {
         let program = match self {
             Self::Service => PROGRAM,
             Self::Unpacker => UNPACKER_PROGRAM,
+            Self::Worker => WORKER_PROGRAM,
         };
         seccompiler::apply_filter(program).map_err(|error| match error {
             seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,

@@ -136,4 +136,34 @@ pub enum Refusal {
         /// What happened.
         detail: String,
     },
+    /// No GPU takes a job, now or at all.
+    #[error("no GPU takes a job: {why}")]
+    NoGpu {
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Every GPU that takes jobs has had one for as long as this one could wait.
+    #[error("every GPU has been busy for {waited_ms} ms; ask again, or wait longer")]
+    GpuBusy {
+        /// Milliseconds.
+        waited_ms: u64,
+    },
+    /// The job of a launch cannot be taken.
+    #[error("the launch is refused: {detail}")]
+    BadLaunch {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The PTX is not compiled: the bundle's fault.
+    #[error("the PTX is refused: {log}")]
+    BadPtx {
+        /// The compiler's log.
+        log: String,
+    },
+    /// There is nothing to compile PTX with.
+    #[error("this machine has no PTX compiler: {why}")]
+    NoCompiler {
+        /// Why, and what to do.
+        why: String,
+    },
 }

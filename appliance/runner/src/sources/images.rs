@@ -2,6 +2,7 @@
 //!
 //! Invariant: layers are collected only here and by the asker's word, never one that a jail stands on.
 
+use runner::image::Content;
 use runner::layer::{Bounds, ENTRIES_MAX};
 use runner::protocol::{CachedLayer, Digest, LAYERS_LISTED_MAX, Prepared, Refusal, Reply, SourceName};
 
@@ -24,14 +25,24 @@ impl Sources {
     }
 
     pub(crate) fn prepare(&self, source: &SourceName, manifest: &Digest) -> Result<Prepared, Refusal> {
+        super::refuse_own(source)?;
+        self.prepare_from(&self.content, source, manifest)
+    }
+
+    /// The same, of an image of the runner's own.
+    pub(crate) fn prepare_own(&self, source: &SourceName, manifest: &Digest) -> Result<Prepared, Refusal> {
+        self.prepare_from(&self.own, source, manifest)
+    }
+
+    fn prepare_from(&self, content: &Content, source: &SourceName, manifest: &Digest) -> Result<Prepared, Refusal> {
         let (slot, _turn) = self.slots.image_turn(source).map_err(|error| internal(&error))?;
-        let image = self.content.image(manifest)?;
+        let image = content.image(manifest)?;
         // Before rather than after: what this image needs is the last that may go.
         self.layers.collect().map_err(|error| internal(&error))?;
         let mut left = Bounds { bytes: self.unpacked_bytes_max, entries: ENTRIES_MAX };
         let mut prepared = Prepared { bytes: 0, entries: 0, already: true };
         for (number, layer) in image.layers.iter().enumerate() {
-            let kept = self.layers.keep(slot, layer, &self.content, left);
+            let kept = self.layers.keep(slot, layer, content, left);
             let kept = kept.map_err(|error| layer_refused(number, error))?;
             left.bytes = left.bytes.saturating_sub(kept.weight.bytes);
             left.entries = left.entries.saturating_sub(kept.weight.entries);

@@ -1,7 +1,7 @@
 //! Brings one service up: gathers everything that its jail stands on, and has the spawner make it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::open::Source;
 use super::run::{Jail, Over, Run, Wanted};
+use super::work::Work;
 use super::{Sources, disk_refused, internal};
 use crate::berths::Berth;
 use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::disk::Disk;
-use crate::furniture::Furniture;
+use crate::furniture::{Device, Furniture};
 use crate::layers::{Held, LayersError};
 use crate::link::{LinkError, Watch};
 use crate::logs::Log;
@@ -47,15 +48,19 @@ impl Sources {
         service: &ServiceName,
         manifest: &Digest,
         spec: ServiceSpec,
+        work: Option<Work<'_>>,
     ) -> Result<Arc<Run>, Refusal> {
-        let image = self.content.image(manifest)?;
+        let content = if work.is_some() { &self.own } else { &self.content };
+        let image = content.image(manifest)?;
         let merged = service::merge(&image.config, &spec)?;
         let berth = self.berths.take().map_err(|error| internal(&error))?;
         let number = berth.number;
-        let ground = self.ground(source, number, manifest, &image, &spec, service)?;
-        let plan = self.plan(source, service, number, merged, &spec, &ground)?;
+        let devices = work.as_ref().map_or(&[][..], |work| work.devices);
+        let ground = self.ground(source, number, manifest, &image, &spec, (service, devices))?;
+        let mut plan = self.plan(source, service, number, merged, &spec, &ground)?;
+        plan.worker = work.as_ref().map(|work| work.plan.clone());
         let log = Log::begin(&self.state.logs(&source.name, service)).map_err(|error| internal(&error))?;
-        let (jail, output) = self.order(source, service, berth, plan)?;
+        let (jail, output) = self.order(source, service, berth, plan, work.map(|work| work.socket))?;
         let watch = jail.watch.clone();
         let run = Arc::new(Run::new(Wanted { number, manifest: manifest.clone(), spec }, jail));
         let (kept, name) = (run.clone(), format!("{}/{service}", source.name));
@@ -83,7 +88,7 @@ impl Sources {
         manifest: &Digest,
         image: &Image,
         spec: &ServiceSpec,
-        service: &ServiceName,
+        (service, devices): (&ServiceName, &[Device]),
     ) -> Result<Ground, Refusal> {
         let digests: Vec<Digest> = image.layers.iter().map(|layer| layer.digest.clone()).collect();
         let image = self.layers.hold(source.slot, &digests).map_err(|error| match error {
@@ -93,7 +98,7 @@ impl Sources {
             other => internal(&other),
         })?;
         source.keep(manifest, || self.layers.hold(source.slot, &digests)).map_err(|error| internal(&error))?;
-        let furniture = self.furniture(source, service)?;
+        let furniture = self.furniture(source, service, devices)?;
         let dir = self.state.begin_run(number, source.slot).map_err(|error| internal(&error))?;
         let disk = if spec.read_only {
             None
@@ -105,7 +110,7 @@ impl Sources {
     }
 
     /// What the jails of a service find besides their image: made once, because it is the same for every run.
-    fn furniture(&self, source: &Source, service: &ServiceName) -> Result<String, Refusal> {
+    fn furniture(&self, source: &Source, service: &ServiceName, devices: &[Device]) -> Result<String, Refusal> {
         let place = StateDir::furniture(source.slot, source.number(service)?);
         let mut given = source.furniture();
         if !given.contains_key(service) {
@@ -115,7 +120,7 @@ impl Sources {
                 ("hostname", format!("{service}\n")),
                 ("resolv.conf", source.resolvers(self.egress.as_ref())),
             ];
-            let furniture = Furniture::make(self.state.path().join(&place), &files);
+            let furniture = Furniture::make(self.state.path().join(&place), &files, devices);
             given.insert(service.clone(), furniture.map_err(|error| internal(&error))?);
         }
         Ok(place)
@@ -166,6 +171,7 @@ impl Sources {
             user: merged.user,
             limits: spec.limits,
             health: spec.health.clone(),
+            worker: None,
         })
     }
 
@@ -176,6 +182,7 @@ impl Sources {
         service: &ServiceName,
         berth: Berth,
         plan: JailPlan,
+        socket: Option<BorrowedFd<'_>>,
     ) -> Result<(Jail, File), Refusal> {
         let Berth { number: ticket, netns, cgroup } = berth;
         if let Some(hub) = &source.hub {
@@ -191,6 +198,7 @@ impl Sources {
         if let Some(cgroup) = &cgroup {
             fds.push(cgroup.fd());
         }
+        fds.extend(socket);
         let (pid, fds) = self.link.order(ticket, &order, &fds, watch.clone()).map_err(link_failed)?;
         let [pidfd] = <[OwnedFd; 1]>::try_from(fds)
             .map_err(|_| Refusal::Internal { detail: "the spawner sent no jail".to_owned() })?;

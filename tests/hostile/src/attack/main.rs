@@ -20,6 +20,8 @@ mod resources;
 
 mod secrets;
 
+mod worker;
+
 use std::fmt::{Debug, Display};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         network::ATTACKS,
         secrets::ATTACKS,
         output::ATTACKS,
+        worker::ATTACKS,
         probes::ATTACKS,
     ];
     let Some((_, attack)) = all.iter().flat_map(|attacks| attacks.iter()).find(|(known, _)| known == name) else {

@@ -157,7 +157,7 @@ fn probes(_: Words<'_>) {
     }
 }
 
-fn probe(words: Words<'_>) {
+pub(crate) fn probe(words: Words<'_>) {
     let name = words.first().copied().unwrap_or_default();
     let Some((_, ask)) = PROBES.iter().find(|(known, _)| *known == name) else {
         println!("no such probe");

@@ -34,6 +34,12 @@ pub(crate) fn attempt(call: i64, arguments: &mut [Arg<'_>]) -> Result<i64, Errno
     if result < 0 { Err(Errno::last()) } else { Ok(result) }
 }
 
+/// A descriptor that this process was started with, and keeps open.
+pub(crate) fn inherited(fd: i32) -> rustix::fd::BorrowedFd<'static> {
+    // SAFETY: whoever asks was started with it, and nothing here closes it.
+    unsafe { rustix::fd::BorrowedFd::borrow_raw(fd) }
+}
+
 /// Forks; `None` is the child. This program has one thread wherever it forks.
 pub(crate) fn fork() -> Result<Option<nix::unistd::Pid>, Errno> {
     // SAFETY: the process has one thread, so the child may do whatever the parent may.

@@ -49,9 +49,6 @@ const DATAGRAM_PROTOCOLS: &[u32] = &[0, 17];
 
 /// Terminals: `TCGETS`, `TIOCGWINSZ`. Descriptors: `FIONREAD`, `FIONBIO`, `FIONCLEX`, `FIOCLEX`, `FIOASYNC`.
 /// Interfaces: `SIOCGIFNAME`, `SIOCGIFCONF`, `SIOCGIFFLAGS`, `SIOCGIFADDR`, `SIOCGIFINDEX`.
-///
-/// What the accelerators' device nodes take is a list of its own that only a jail with such a node gets; this is
-/// the place for it, as a second alternative of `ioctl`.
 const IOCTLS: &[u32] = &[
     0x5401, 0x5413, //
     0x541B, 0x5421, 0x5450, 0x5451, 0x5452, //
@@ -89,7 +86,6 @@ pub(super) const CHECKED: &[Checked] = &[
         ],
     },
     Checked { call: libc::SYS_socketpair, alternatives: &[&[is(0, &[AF_UNIX])]] },
-    Checked { call: libc::SYS_ioctl, alternatives: &[&[is(1, IOCTLS)]] },
     Checked { call: libc::SYS_prctl, alternatives: &[&[is(0, PRCTLS)]] },
     // The kernel takes the lower half of this `unsigned long` as its flags, whatever the upper one holds.
     Checked { call: libc::SYS_clone, alternatives: &[&[masked(0, NAMESPACES, &[0])]] },
@@ -103,6 +99,66 @@ pub(super) const CHECKED: &[Checked] = &[
     },
     Checked { call: libc::SYS_memfd_create, alternatives: &[&[masked(1, MFD_HUGETLB, &[0])]] },
     Checked { call: libc::SYS_shmget, alternatives: &[&[masked(2, SHM_HUGETLB, &[0])]] },
+];
+
+/// What may be commanded where no device is.
+pub(super) const IOCTL: &[Checked] = &[Checked { call: libc::SYS_ioctl, alternatives: &[&[is(1, IOCTLS)]] }];
+
+/// What a worker may command: the same, and what computing on an NVIDIA GPU takes. Landlock says on which files.
+pub(super) const GPU_IOCTL: &[Checked] = &[Checked {
+    call: libc::SYS_ioctl,
+    alternatives: &[&[is(1, IOCTLS)], &[masked(1, COMMAND, RESOURCE_MANAGER)], &[is(1, UNIFIED_MEMORY)]],
+}];
+
+/// Of an encoded command its type and number; the size, which the driver checks, differs from release to release.
+const COMMAND: u32 = 0xFFFF;
+
+/// Commands of `/dev/nvidiactl` and `/dev/nvidiaN` that computing takes, of type `F`: allocate and free memory and
+/// objects, control, duplicate, share, map and unmap, card information, descriptors and events, versions and
+/// parameters. Absent are register and I2C access, the registry, exports to other processes, and display. Source: what
+/// gVisor forwards for compute (`pkg/sentry/devices/nvproxy`).
+const RESOURCE_MANAGER: &[u32] = &[
+    0x4627, 0x4629, 0x462A, 0x462B, 0x4634, 0x4635, 0x464A, 0x464E, 0x464F, 0x465E, //
+    0x46C8, 0x46C9, 0x46CE, 0x46CF, 0x46D2, 0x46D4, 0x46D6, 0x46D7, 0x46DA,
+];
+
+/// Commands of `/dev/nvidia-uvm` that computing takes: begin and end, range groups, GPUs with their address spaces and
+/// channels, peers, external mappings, free, page access, where memory lies, migration, semaphores, ranges. Absent are
+/// all that profile, debug or read another process. Source: `uvm_ioctl.h` of NVIDIA's open kernel modules.
+const UNIFIED_MEMORY: &[u32] = &[
+    0x3000_0001,
+    0x3000_0002, //
+    23,
+    24,
+    25,
+    26,
+    27,
+    28,
+    29,
+    30,
+    31,
+    33,
+    34,
+    37,
+    38,
+    39,
+    42,
+    43,
+    44,
+    45,
+    46,
+    47,
+    51,
+    53,
+    65,
+    66,
+    68,
+    70,
+    71,
+    72,
+    73,
+    74,
+    75,
 ];
 
 /// How the unpacker writes down what a layer hides: character devices 0:0, which are no devices.

@@ -5,10 +5,15 @@ use std::collections::BTreeSet;
 use nix::libc;
 use seccompiler::sock_filter;
 
-use super::checks::{CHECKED, Checked, Width};
+use super::checks::{CHECKED, Checked, GPU_IOCTL, IOCTL, WHITEOUTS, Width};
 use super::tape::{AND, INSTRUCTIONS_MAX, JUMP, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, LOAD_WORD, RETURN};
 use super::tree::{ABSENT, ALLOW, KILL, Machine, X32, compile, number};
-use super::{ALWAYS, HERE, PROGRAM, UNPACKER_PROGRAM};
+use super::{ALWAYS, HERE, OPAQUE, PROGRAM, UNPACKER_PROGRAM, WORKER_PROGRAM};
+
+/// The lists of each program.
+const OF_SERVICE: &[&[Checked]] = &[CHECKED, IOCTL];
+const OF_UNPACKER: &[&[Checked]] = &[CHECKED, IOCTL, WHITEOUTS];
+const OF_WORKER: &[&[Checked]] = &[CHECKED, GPU_IOCTL];
 
 /// `struct seccomp_data`, less the instruction pointer.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +74,7 @@ fn execute(program: &[sock_filter], call: &Call) -> (u32, usize) {
 }
 
 /// What the lists say, without a program.
-fn listed(machine: Machine, call: &Call, always: &[&[i64]], checked: &[Checked]) -> u32 {
+fn listed(machine: Machine, call: &Call, always: &[&[i64]], checked: &[&[Checked]]) -> u32 {
     let is_it = |listed: &i64| number(*listed) == call.number;
     let passes = |checked: &Checked| {
         checked.alternatives.iter().any(|alternative| {
@@ -83,7 +88,7 @@ fn listed(machine: Machine, call: &Call, always: &[&[i64]], checked: &[Checked])
     if call.arch != machine.arch || machine.has_x32 && call.number >> 30 == 1 {
         KILL
     } else if always.iter().any(|list| list.iter().any(is_it))
-        || checked.iter().any(|checked| is_it(&checked.call) && passes(checked))
+        || checked.iter().copied().flatten().any(|checked| is_it(&checked.call) && passes(checked))
     {
         ALLOW
     } else {
@@ -92,8 +97,9 @@ fn listed(machine: Machine, call: &Call, always: &[&[i64]], checked: &[Checked])
 }
 
 /// Every value that any list names, its neighbours, each with one more bit set, and the same in the upper half.
-fn telling_values() -> Vec<u64> {
-    let conditions = CHECKED.iter().flat_map(|checked| checked.alternatives.iter().copied().flatten());
+fn telling_values(checked: &[&[Checked]]) -> Vec<u64> {
+    let all = checked.iter().copied().flatten();
+    let conditions = all.flat_map(|checked| checked.alternatives.iter().copied().flatten());
     let named = conditions.flat_map(|condition| condition.one_of.iter().copied().chain([condition.mask]));
     let mut values = BTreeSet::from([0, 1, u64::from(u32::MAX), 1 << 32, u64::MAX]);
     for value in named.map(u64::from) {
@@ -108,16 +114,16 @@ fn telling_values() -> Vec<u64> {
 }
 
 /// Every number with every telling value in every argument, and `socket` with every three of them.
-fn assert_program_says_what_the_lists_say(machine: Machine, always: &[&[i64]]) {
-    let tape = compile(machine, always, &[CHECKED]);
+fn assert_program_says_what_the_lists_say(machine: Machine, always: &[&[i64]], checked: &[&[Checked]]) {
+    let tape = compile(machine, always, checked);
     let program = tape.program();
-    let values = telling_values();
+    let values = telling_values(checked);
     let check = |call: Call| {
         let (said, _) = execute(program, &call);
-        assert_eq!(said, listed(machine, &call, always, CHECKED), "{call:x?}");
+        assert_eq!(said, listed(machine, &call, always, checked), "{call:x?}");
     };
     for number in (0..=1023).chain([X32 - 1, X32, X32 + 1, X32 + 59, 0x7FFF_FFFF, 0x8000_0000, u32::MAX]) {
-        let is_checked = CHECKED.iter().any(|checked| super::tree::number(checked.call) == number);
+        let is_checked = checked.iter().copied().flatten().any(|checked| super::tree::number(checked.call) == number);
         let values = if is_checked { &values[..] } else { &values[..4] };
         for value in values {
             for argument in 0..6 {
@@ -139,20 +145,23 @@ fn assert_program_says_what_the_lists_say(machine: Machine, always: &[&[i64]]) {
 }
 
 #[test]
-fn the_program_says_what_the_lists_say() {
-    assert_program_says_what_the_lists_say(HERE, &ALWAYS);
+fn each_program_says_what_its_lists_say() {
+    assert_program_says_what_the_lists_say(HERE, &ALWAYS, OF_SERVICE);
+    assert_program_says_what_the_lists_say(HERE, &[ALWAYS[0], ALWAYS[1], OPAQUE], OF_UNPACKER);
+    assert_program_says_what_the_lists_say(HERE, &ALWAYS, OF_WORKER);
 }
 
 #[test]
 fn a_program_for_a_machine_without_x32_and_with_other_numbers_says_so_too() {
     let machine = Machine { arch: 0xC000_00B7, has_x32: false };
-    let checked: Vec<u32> = CHECKED.iter().map(|checked| number(checked.call)).collect();
+    let all = OF_SERVICE.iter().copied().flatten();
+    let checked: Vec<u32> = all.map(|checked| number(checked.call)).collect();
     // Every second number, which makes the most ranges there can be; and none but the last.
     let sparse: Vec<i64> = (0..300).filter(|call| call % 2 == 1 && !checked.contains(&number(*call))).collect();
-    let tape = compile(machine, &[&sparse], &[CHECKED]);
+    let tape = compile(machine, &[&sparse], OF_SERVICE);
     assert!(tape.program().iter().any(|instruction| instruction.code == JUMP), "no jump is too long for a byte");
     for always in [&sparse[..], &[1023]] {
-        assert_program_says_what_the_lists_say(machine, &[always]);
+        assert_program_says_what_the_lists_say(machine, &[always], OF_SERVICE);
     }
 }
 
@@ -168,16 +177,18 @@ fn a_foreign_architecture_and_the_x32_table_kill() {
 }
 
 #[test]
-fn the_program_is_short_and_so_is_the_way_through_it() {
-    println!("{} instructions", PROGRAM.len());
-    assert!(PROGRAM.len() <= INSTRUCTIONS_MAX);
-    let calls = ALWAYS.into_iter().flatten().map(|call| Call::new(*call, [0; 6]));
-    let executed: Vec<usize> = calls.map(|call| execute(PROGRAM, &call)).map(|(_, executed)| executed).collect();
-    let (sum, most) = (executed.iter().sum::<usize>(), executed.iter().max().copied().unwrap_or_default());
-    let tenths = sum * 10 / executed.len();
-    println!("{} calls; executed for each: mean {}.{}, most {most}", executed.len(), tenths / 10, tenths % 10);
-    // Three to begin with, one to end, and the height of a search among all the ranges that 512 can hold.
-    assert!(most <= 3 + 9 + 1, "{most}");
+fn every_program_is_short_and_so_is_the_way_through_it() {
+    for (name, program) in [("service", PROGRAM), ("unpacker", UNPACKER_PROGRAM), ("worker", WORKER_PROGRAM)] {
+        println!("{name}: {} instructions", program.len());
+        assert!(program.len() <= INSTRUCTIONS_MAX);
+        let calls = ALWAYS.into_iter().flatten().map(|call| Call::new(*call, [0; 6]));
+        let executed: Vec<usize> = calls.map(|call| execute(program, &call)).map(|(_, executed)| executed).collect();
+        let (sum, most) = (executed.iter().sum::<usize>(), executed.iter().max().copied().unwrap_or_default());
+        let tenths = sum * 10 / executed.len();
+        println!("{} calls; executed for each: mean {}.{}, most {most}", executed.len(), tenths / 10, tenths % 10);
+        // Three to begin with, one to end, and the height of a search among all the ranges that 512 can hold.
+        assert!(most <= 3 + 9 + 1, "{most}");
+    }
 }
 
 /// What was meant, in the kernel's words, for those calls whose arguments decide.
@@ -267,4 +278,60 @@ fn only_the_unpacker_makes_nodes_and_only_such_as_are_no_device() {
         assert_eq!(said, (as_service, as_unpacker), "{call:x?}");
     }
     assert!(UNPACKER_PROGRAM.len() <= 512, "{}", UNPACKER_PROGRAM.len());
+}
+
+/// Type `F` with this number, for a structure of this size, as the kernel encodes a command.
+fn command(number: u64, bytes: u64) -> u64 {
+    3 << 30 | bytes << 16 | 0x46 << 8 | number
+}
+
+/// Attack 63: what a worker may command, in the words of the driver's own headers.
+#[test]
+fn a_worker_commands_what_computing_takes_and_nothing_else() {
+    let said = |program, command| execute(program, &Call::new(libc::SYS_ioctl, [3, command, 0, 0, 0, 0])).0;
+    let check = |commands: &[u64], expected: u32| {
+        for command in commands {
+            assert_eq!(said(WORKER_PROGRAM, *command), expected, "{command:#x}");
+            assert_eq!(said(WORKER_PROGRAM, *command | 1 << 33), expected, "{command:#x} with a bit nobody reads");
+        }
+    };
+    // What computing takes of the resource manager: escapes from 0x27 on, and the ones of the interface from 200 on. The
+    // size is the driver's to check.
+    for number in
+        [0x27, 0x29, 0x2A, 0x2B, 0x34, 0x35, 0x4A, 0x4E, 0x4F, 0x5E, 200, 201, 206, 207, 210, 212, 214, 215, 218]
+    {
+        check(&[command(number, 0), command(number, 8), command(number, 48), command(number, 0x3FFF)], ALLOW);
+    }
+    // Register access, I2C, the registry, indirect calls of any size, exported objects, imported ones, NUMA, sleeping.
+    for number in [0x22, 0x23, 0x24, 0x25, 0x26, 0x32, 0x33, 0x38, 0x39, 0x3C, 0x41, 0x42, 0x48, 0x49, 0x56, 0x58] {
+        check(&[command(number, 0), command(number, 16), command(number, 0x3FFF)], ABSENT);
+    }
+    for number in [202, 203, 204, 205, 208, 209, 211, 213, 216, 217, 219, 220] {
+        check(&[command(number, 0), command(number, 12)], ABSENT);
+    }
+    // Unified memory: begin, end, ranges, GPUs, channels, external memory, migration.
+    check(&[0x3000_0001, 0x3000_0002, 23, 27, 33, 37, 68, 73, 75], ALLOW);
+    // Tests, tools that read another process, counters of events, pages held back, what no list names.
+    check(&[1, 8, 16, 20, 21, 22, 40, 41, 48, 49, 50, 52, 54, 64, 67, 69, 76, 80, 200, 0x3000_0003], ABSENT);
+    // Of other devices: a terminal's input, KVM, a loop device, a disk, a display, a graphics card of another maker.
+    check(
+        &[0x5412, 0x541C, 0xAE01, 0xAE80, 0x4C00, 0x4C80, 0x1260, 0x6400, 0xC010_64B2, 0x4B4D, 0x4601 | 1 << 15],
+        ABSENT,
+    );
+    // None of it is for a service.
+    for number in 0..=255 {
+        assert_eq!(said(PROGRAM, command(number, 32)), ABSENT, "{number:#x}");
+        assert_eq!(said(UNPACKER_PROGRAM, command(number, 32)), ABSENT, "{number:#x}");
+    }
+}
+
+/// But for its commands a worker is a service.
+#[test]
+fn a_worker_may_call_what_a_service_may() {
+    for number in (0..1024_i64).filter(|number| *number != libc::SYS_ioctl) {
+        for arguments in [[0; 6], [1; 6], [2, 1, 6, 0, 0, 0], [u64::MAX; 6]] {
+            let call = Call::new(number, arguments);
+            assert_eq!(execute(WORKER_PROGRAM, &call).0, execute(PROGRAM, &call).0, "{call:x?}");
+        }
+    }
 }
