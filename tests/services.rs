@@ -103,6 +103,7 @@ fn plan(image: &str) -> Plan {
     };
     let main = Service { depends_on: vec![(1, Condition::Healthy)], ..python("main", image, MAIN) };
     Plan {
+        cuda: None,
         services: vec![loader, store, main],
         main: 2,
         main_port: 5555,

@@ -35,6 +35,22 @@ pub enum Doing {
         /// As the compose file names it.
         image: String,
     },
+    /// The source's kernel bundle is brought here.
+    Fetching {
+        /// Its link.
+        link: String,
+    },
+    /// Machine code is made from a module of the bundle.
+    Compiling {
+        /// The module's name.
+        module: String,
+        /// For which GPUs, such as `sm_90`.
+        arch: String,
+        /// Which of what is to be made, from 1.
+        number: usize,
+        /// How many there are to make.
+        of: usize,
+    },
     /// Services are started, and one of them is waited for.
     Starting {
         /// Which service.

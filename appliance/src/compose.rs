@@ -2,7 +2,8 @@
 //!
 //! Reading is pure: a text, what is offered for `${…}`, and what the owner allows go in, a [`Plan`] or a reason comes
 //! out. Invariants:
-//! - Every key is read, refused, or ignored with a note; none is passed over. `x-…` is for others.
+//! - Every key is read, refused, or ignored with a note; none is passed over. `x-cuda` names a kernel bundle; every
+//!   other `x-…` is for others.
 //! - What would open the box is refused, with the path of the key. An [`Exception`] runs a source *without* what it asks
 //!   for, never with it.
 //! - `${…}` offers `PORT`, `CALLBACK_URL`, `SOURCE_ADDRESS` and `PROVIDER_ADDRESS` and nothing else: on today's network
@@ -11,6 +12,7 @@
 //!
 //! Read first: [`plan`] (what comes out), then `document` (the tree), `node` (how values are read) and `service`.
 
+mod cuda;
 mod depends;
 mod document;
 mod error;
@@ -29,6 +31,7 @@ mod units;
 mod volumes;
 mod words;
 
+pub use self::cuda::Cuda;
 pub use self::error::ComposeError;
 pub use self::exceptions::{Exception, Exceptions};
 pub use self::interpolate::Offer;
@@ -77,9 +80,7 @@ impl Plan {
     /// Understands a compose file, with what the rig offers for `${…}` and what its owner allows this source.
     /// Errors: the first thing that is not run, by its path.
     pub fn parse(text: &str, offer: &Offer, exceptions: &Exceptions) -> Result<Plan, ComposeError> {
-        if u64::try_from(text.len()).is_ok_and(|bytes| bytes > COMPOSE_BYTES_MAX) {
-            return Err(ComposeError::FileTooLong { bytes: text.len() });
-        }
+        check_length(text)?;
         let tree = document::read(text)?;
         let root = Node { path: String::new(), value: &tree };
         let Value::Map(_) = tree else {
@@ -90,7 +91,11 @@ impl Plan {
         fields.refuse(REFUSED)?;
         let mut shelf = Shelf::declare(fields.get("volumes").as_ref(), &mut reading)?;
         let networks = names::declare(fields.get("networks").as_ref(), &mut reading)?;
-        let described = fields.need("services")?.named(DESCRIBED_MAX)?;
+        let cuda = Cuda::of(&root, &reading)?;
+        let described = match fields.get("services") {
+            None if cuda.is_some() => Vec::new(),
+            Some(_) | None => fields.need("services")?.named(DESCRIBED_MAX)?,
+        };
 
         let mut names = Names::default();
         let mut drafts: Vec<Draft<'_>> = Vec::new();
@@ -102,7 +107,8 @@ impl Plan {
                 None => left_out.push(name),
             }
         }
-        if !(1..=SERVICES_MAX).contains(&drafts.len()) {
+        let least = usize::from(cuda.is_none());
+        if !(least..=SERVICES_MAX).contains(&drafts.len()) {
             return Err(ComposeError::Services { count: drafts.len() });
         }
         let drafts = in_order(drafts, &left_out, &mut reading)?;
@@ -110,7 +116,14 @@ impl Plan {
         let services = with_aliases(drafts)?;
         let volumes = shelf.finish(&mut reading);
         let (notes, exceptions) = reading.finish();
-        Ok(Plan { services, main, main_port, volumes, published, notes, exceptions })
+        Ok(Plan { cuda, services, main, main_port, volumes, published, notes, exceptions })
+    }
+}
+
+fn check_length(text: &str) -> Result<(), ComposeError> {
+    match u64::try_from(text.len()) {
+        Ok(bytes) if bytes <= COMPOSE_BYTES_MAX => Ok(()),
+        Ok(_) | Err(_) => Err(ComposeError::FileTooLong { bytes: text.len() }),
     }
 }
 
@@ -201,6 +214,8 @@ fn doors(
             reading.note(format!("no port publishes ${{PORT}}: port {SERVICE_PORT} is asked"));
             (0, SERVICE_PORT)
         }
+        // A bundle answers no port.
+        None if drafts.is_empty() => (0, SERVICE_PORT),
         None => return Err(ComposeError::NoMain),
     };
     Ok((main, main_port, published))

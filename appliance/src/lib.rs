@@ -1,7 +1,7 @@
 //! The provider: facts in, steps out, a ledger between.
 //!
 //! It owns the internet side of the rig: the ledger, the content store, the pull of images, the conversation with a
-//! source's container and with the chain. It never holds a key (it asks `signer`), never makes a jail (it asks
+//! source's container and with the chain, and what a kernel bundle is bound to. It never holds a key (it asks `signer`), never makes a jail (it asks
 //! `runner`), and decides nothing (it asks `work`).
 //!
 //! Read first: [`provider`] (the loop), [`ledger`] (what makes a crash harmless), [`perform`] (what each step does), and
@@ -23,6 +23,10 @@ pub mod registry;
 pub mod board;
 
 pub mod container;
+
+pub mod gpus;
+
+pub mod direct;
 
 pub mod cache;
 

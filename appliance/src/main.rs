@@ -11,6 +11,8 @@ use anyhow::Context;
 use appliance::board::Board;
 use appliance::cache::Cache;
 use appliance::container::{Containers, callback_secret};
+use appliance::direct::Direct;
+use appliance::gpus::Gpus;
 use appliance::intake::Intake;
 use appliance::ledger::{Ledger, TagPins};
 use appliance::perform::Performer;
@@ -18,8 +20,9 @@ use appliance::provider::{DESK_MAX, Provider};
 use appliance::registry::{Allowed, Registry};
 use appliance::seal::SignerSeal;
 use appliance::settings::Settings;
+use appliance::status::{self, Others};
 use appliance::store::Store;
-use appliance::{base_data, memory, status};
+use appliance::{base_data, memory};
 use chain::content::Content;
 use chain::outbox::{Outbox, OutboxLimits};
 use chain::rpc::Rpc;
@@ -110,22 +113,29 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let runner = runner::client::Client::new(&places.runner_socket);
     let board = Arc::new(Board::default());
     let cache = Arc::new(Cache::new(runner.clone(), store.clone()));
+    let gpus = Gpus::new(runner.clone(), settings.gpu.enabled);
     let containers = Arc::new(Containers::new(runner, store.clone(), board.clone(), secret, limits.result_bytes));
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let base_data = base_data::document(&read("/proc/cpuinfo"), &read("/proc/meminfo"));
-    let rig = settings.rig(me, chain::content::cid::cid_of(&base_data).to_string());
+    let offered = offered(&gpus).await;
+    let environments = settings.environments(offered.is_some());
+    let base_data = base_data::document(&read("/proc/cpuinfo"), &read("/proc/meminfo"), offered.as_ref());
+    let rig = settings.rig(me, chain::content::cid::cid_of(&base_data).to_string(), environments);
     let allowed = Allowed { plain: limits.plain_registries.clone(), loopback: settings.content.allow_private };
     let registry = Registry::new(store.clone(), TagPins::open(&ledger_path)?, allowed, limits.image_bytes)?;
+    let content = Content::new(settings.content.clone())?;
+    let direct = Arc::new(Direct::new(gpus.clone(), content.clone(), store.clone(), limits.result_bytes));
     let performer = Arc::new(Performer {
         me,
         owner: settings.owner.address,
         base_data,
         rpc: rpc.clone(),
         outbox,
-        content: Content::new(settings.content.clone())?,
+        content,
         store: store.clone(),
         registry,
         containers: containers.clone(),
+        direct: direct.clone(),
+        environments,
         cache: cache.clone(),
         board: board.clone(),
         limits,
@@ -143,12 +153,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let intake = Intake::new(rpc, rig.provider, watch, desk.clone(), poll);
     tokio::spawn(intake.run(stop.clone()));
     tokio::spawn(containers.watch(desk.clone(), stop.clone()));
+    tokio::spawn(direct.watch(desk.clone(), stop.clone()));
     tokio::spawn(cache.clone().run(stop.clone()));
     tokio::spawn(memory::watch(desk.clone(), stop.clone()));
     let socket = places.provider_socket.clone();
     let served = {
         let (desk, stop) = (desk, stop.clone());
-        async move { status::serve(&socket, desk, cache, stop).await }
+        async move { status::serve(&socket, desk, Others { cache, gpus }, stop).await }
     };
     tokio::spawn(async move {
         if let Err(error) = served.await {
@@ -163,6 +174,21 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     outbox_stop.cancel();
     outbox_work.await.context("the outbox ended badly")??;
     Ok(done?)
+}
+
+/// The GPUs that this start offers. What is found, or why nothing is, is said once.
+async fn offered(gpus: &Gpus) -> Option<runner::protocol::Gpus> {
+    match gpus.usable_at_start().await {
+        Ok(report) => {
+            let models: Vec<&str> = report.gpus.iter().map(|one| one.gpu.model.as_str()).collect();
+            info!(gpus = models.join(", "), driver = report.driver, "GPUs run kernel bundles");
+            Some(report)
+        }
+        Err(why) => {
+            info!(why = format!("{:#}", anyhow::Error::new(why)), "no GPU is offered");
+            None
+        }
+    }
 }
 
 async fn wait_for_signal(told: CancellationToken) {

@@ -20,6 +20,7 @@ use chain::content::Content;
 use chain::outbox::Outbox;
 use chain::rpc::Rpc;
 use tracing::{debug, info};
+use work::source::Environments;
 use work::step::{StepKey, Trouble};
 use work::{News, ProviderId, Step};
 
@@ -27,6 +28,7 @@ use crate::board::Board;
 use crate::cache::Cache;
 use crate::chain_of;
 use crate::container::Containers;
+use crate::direct::Direct;
 use crate::registry::Registry;
 use crate::settings::{Limits, SourcePolicies};
 use crate::store::Store;
@@ -63,8 +65,12 @@ pub struct Performer {
     pub store: Arc<Store>,
     /// Images.
     pub registry: Registry,
-    /// Running sources.
+    /// Running sources that are containers.
     pub containers: Arc<Containers>,
+    /// Running sources that are kernel bundles.
+    pub direct: Arc<Direct>,
+    /// What this rig offers.
+    pub environments: Environments,
     /// What is kept so that it need not be fetched again.
     pub cache: Arc<Cache>,
     /// Where it is said what is being done.
@@ -119,6 +125,6 @@ fn weather(error: &(dyn std::error::Error + 'static)) -> Trouble {
 }
 
 /// A trouble that passes or stays, as the error says of itself.
-fn trouble_of(error: &(dyn std::error::Error + 'static), is_final: bool) -> Trouble {
+pub(crate) fn trouble_of(error: &(dyn std::error::Error + 'static), is_final: bool) -> Trouble {
     if is_final { Trouble::lasting(chain_of(error)) } else { Trouble::passing(chain_of(error)) }
 }

@@ -41,6 +41,9 @@ pub struct Settings {
     /// What every source's jail is like.
     #[serde(default)]
     pub jail: Jail,
+    /// What the machine's GPUs are used for.
+    #[serde(default)]
+    pub gpu: Gpu,
     /// What is different for some sources: the tables `[[source]]`.
     #[serde(default, rename = "source", deserialize_with = "listed_once")]
     pub listed: Vec<ListedSource>,
@@ -68,7 +71,8 @@ pub struct Work {
     pub sources: SourceList,
     /// `"self"`: bid by own policy. `"agent"`: only do what an agent attempts in the rig's name.
     pub attempts: Attempts,
-    /// What this rig offers: `cpu`, `nvidia`, `amd`.
+    /// What this rig offers: `cpu`, `nvidia`, `amd`. `nvidia` is offered if and only if there is a GPU that runs bundles
+    /// and [`Gpu::enabled`], whether it stands here or not.
     pub environments: Vec<Environment>,
     /// Runs at a time on the rig.
     pub max_runs: usize,
@@ -131,6 +135,14 @@ pub struct Limits {
     pub plain_registries: Vec<String>,
 }
 
+/// What the machine's GPUs are used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gpu {
+    /// Whether kernel bundles run on them.
+    pub enabled: bool,
+}
+
 /// Where things are on this machine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -165,14 +177,21 @@ impl Settings {
         SourcePolicies::new(self.jail, self.listed.clone())
     }
 
-    /// The part that decisions need, for the account `provider` that publishes the base data `base_data_cid`.
-    pub fn rig(&self, provider: Address, base_data_cid: String) -> Rig {
+    /// What the rig offers on a machine that has a GPU which runs bundles, or has none.
+    pub fn environments(&self, has_gpu: bool) -> Environments {
+        let others = self.work.environments.iter().copied().filter(|environment| *environment != Environment::Nvidia);
+        others.chain((has_gpu && self.gpu.enabled).then_some(Environment::Nvidia)).collect()
+    }
+
+    /// The part that decisions need, for the account `provider` that publishes the base data `base_data_cid` and offers
+    /// these [environments](Settings::environments).
+    pub fn rig(&self, provider: Address, base_data_cid: String, environments: Environments) -> Rig {
         let work = &self.work;
         Rig {
             provider: ProviderId(provider),
             owner: ProviderId(self.owner.address),
             base_data_cid,
-            environments: work.environments.iter().copied().collect::<Environments>(),
+            environments,
             sources: work.sources.0.clone(),
             attempts_itself: work.attempts == Attempts::Itself,
             max_runs: work.max_runs,
@@ -230,6 +249,12 @@ impl Default for Limits {
             start_s: 1800,
             plain_registries: Vec::new(),
         }
+    }
+}
+
+impl Default for Gpu {
+    fn default() -> Gpu {
+        Gpu { enabled: true }
     }
 }
 
@@ -305,7 +330,27 @@ mod tests {
     fn the_shipped_example_is_valid() {
         let settings: Settings = parse_toml(EXAMPLE, Path::new("rig.toml")).expect("parses");
         assert_eq!(settings.work.sources.0, Sources::Any);
+        assert!(EXAMPLE.contains("[gpu]\n") && settings.gpu.enabled);
         assert_eq!(settings.work.min_payment.0, Wei::from(1_000_000_000_000_000_u64));
+    }
+
+    #[test]
+    fn nvidia_is_offered_where_a_gpu_is_there_and_the_owner_has_it_used() {
+        let check = |written: &str, enabled: &str, has_gpu: bool, expected: &str| {
+            let text = EXAMPLE.replace("[\"cpu\"]", written).replace("enabled = true", enabled);
+            let settings: Settings = parse_toml(&text, Path::new("rig.toml")).expect(&text);
+            assert_eq!(settings.environments(has_gpu).to_string(), expected, "{written} {enabled} {has_gpu}");
+        };
+        let (yes, no) = ("enabled = true", "enabled = false");
+        check("[\"cpu\"]", yes, true, "nvidia+cpu");
+        check("[\"cpu\"]", yes, false, "cpu");
+        check("[\"cpu\"]", no, true, "cpu");
+        check("[\"nvidia\"]", yes, true, "nvidia");
+        check("[\"nvidia\"]", yes, false, "nothing known");
+        check("[\"nvidia\", \"amd\"]", no, true, "amd");
+        check("[]", yes, true, "nvidia");
+        assert!(words("enabled = true", "enable = true").contains("unknown key `enable`, did you mean `enabled`?"));
+        assert!(words("enabled = true", "enabled = 1").contains("line "));
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! The provider's own socket: what `rig status`, `rig tasks` and `rig cache` ask.
+//! The provider's own socket: what `rig status`, `rig tasks`, `rig cache`, `rig gpu` and `rig bench`
+//! ask.
 //!
 //! One JSON line in, one JSON line out, then the server closes. The socket only answers; nothing can be changed here but
-//! the cache, which holds nothing that cannot be fetched again.
+//! the cache, which holds nothing that cannot be fetched again, and GPUs, which may be tried again
+//! or measured.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chain::rpc::{EndpointReport, EndpointState, Rpc};
+use gpu::GpuUuid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -20,11 +23,12 @@ use work::book::{Closing, Job, Stage};
 use work::enrolment::Standing;
 use work::policy::Refusal;
 use work::source::{Conditions, Served, SourceStage};
-use work::task::Run;
+use work::task::{Descriptor, Outcome, Run};
 
 use crate::board::Board;
 use crate::cache::Cache;
 use crate::container::name_of;
+use crate::gpus::Gpus;
 use crate::provider::Parcel;
 
 /// The longest question, in bytes.
@@ -44,6 +48,9 @@ const TASKS_MAX: usize = 10_000;
 
 /// Time for one question about the cache: clearing gigabytes away takes a while.
 const CACHE_TALK_MAX: Duration = Duration::from_secs(60);
+
+/// Time for a measurement: the runner's client gives up after ten minutes.
+const MEASURE_TALK_MAX: Duration = Duration::from_secs(605);
 
 /// What is asked of the book.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +86,25 @@ enum Asked {
         #[serde(default)]
         all: bool,
     },
+    /// How are the GPUs? With `retry`, those that were given up are tried again first.
+    Gpus {
+        #[serde(default)]
+        retry: bool,
+    },
+    /// Measure a GPU, or any that is idle.
+    Measure {
+        #[serde(default)]
+        gpu: Option<GpuUuid>,
+    },
+}
+
+/// What is asked of others than the book.
+#[derive(Clone, Debug)]
+pub struct Others {
+    /// What is kept.
+    pub cache: Arc<Cache>,
+    /// The GPUs.
+    pub gpus: Gpus,
 }
 
 fn default_limit() -> usize {
@@ -89,7 +115,7 @@ fn default_limit() -> usize {
 pub async fn serve(
     path: &Path,
     desk: mpsc::Sender<Parcel>,
-    cache: Arc<Cache>,
+    others: Others,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     if path.exists() {
@@ -108,9 +134,9 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (desk, cache) = (desk.clone(), cache.clone());
+                let (desk, others) = (desk.clone(), others.clone());
                 tokio::spawn(async move {
-                    talk(stream, desk, cache).await;
+                    talk(stream, desk, others).await;
                     drop(place);
                 });
             }
@@ -124,7 +150,7 @@ pub async fn serve(
 }
 
 /// One question and its answer: each end has its time to speak, and so has whoever knows the answer.
-async fn talk(stream: UnixStream, desk: mpsc::Sender<Parcel>, cache: Arc<Cache>) {
+async fn talk(stream: UnixStream, desk: mpsc::Sender<Parcel>, others: Others) {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut lines = BufReader::new(read.take(QUESTION_BYTES_MAX));
@@ -137,18 +163,26 @@ async fn talk(stream: UnixStream, desk: mpsc::Sender<Parcel>, cache: Arc<Cache>)
         let _ = desk.send(Parcel::Asked(question, send)).await;
         receive.await.unwrap_or_else(|_| json!({ "error": "the provider is ending" }))
     };
+    let asked = match asked.map(|_| serde_json::from_str::<Asked>(&line)) {
+        Ok(Ok(asked)) => Ok(asked),
+        Ok(Err(error)) => Err(format!("the question does not parse: {error}")),
+        Err(error) => Err(error.to_string()),
+    };
+    let within = if matches!(asked, Ok(Asked::Measure { .. })) { MEASURE_TALK_MAX } else { CACHE_TALK_MAX };
     let answer = async {
-        match asked.map(|_| serde_json::from_str::<Asked>(&line)) {
-            Ok(Ok(Asked::Status)) => of_book(Question::Status).await,
-            Ok(Ok(Asked::Tasks { limit, refused })) => of_book(Question::Tasks { limit, refused }).await,
-            Ok(Ok(Asked::Cache)) => cache.show().await,
-            Ok(Ok(Asked::Clean { all })) => cache.clean(all).await,
-            Ok(Err(error)) => json!({ "error": format!("the question does not parse: {error}") }),
-            Err(error) => json!({ "error": error.to_string() }),
+        match asked {
+            Ok(Asked::Status) => of_book(Question::Status).await,
+            Ok(Asked::Tasks { limit, refused }) => of_book(Question::Tasks { limit, refused }).await,
+            Ok(Asked::Cache) => others.cache.show().await,
+            Ok(Asked::Clean { all }) => others.cache.clean(all).await,
+            Ok(Asked::Gpus { retry: false }) => others.gpus.show().await,
+            Ok(Asked::Gpus { retry: true }) => others.gpus.retry().await,
+            Ok(Asked::Measure { gpu }) => others.gpus.measure(gpu).await,
+            Err(error) => json!({ "error": error }),
         }
     };
     let late = || json!({ "error": "the rig has not done it in time" });
-    let answer = tokio::time::timeout(CACHE_TALK_MAX, answer).await.unwrap_or_else(|_| late());
+    let answer = tokio::time::timeout(within, answer).await.unwrap_or_else(|_| late());
     let line = format!("{answer}\n");
     if tokio::time::timeout(TALK_MAX, write.write_all(line.as_bytes())).await.is_err() {
         warn!("an answer on the socket was not read in time");
@@ -231,18 +265,20 @@ fn source(served: &Served, board: &Board, standing: Option<&Standing>) -> Value 
         "network": conditions["network"],
         "exceptions": conditions["exceptions"],
         "images": conditions["images"],
+        "bundle": conditions["bundle"],
         "notes": served.notes,
         "runs": state,
     })
 }
 
-/// What a container was given, for a row; nulls if that is not known.
+/// What a source was given, for a row; nulls if that is not known.
 fn conditions(conditions: Option<&Conditions>) -> Value {
     let images = |conditions: &Conditions| conditions.images.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({
         "network": conditions.map(|conditions| conditions.network),
         "exceptions": conditions.map(|conditions| &conditions.exceptions),
         "images": conditions.map(images),
+        "bundle": conditions.and_then(|conditions| conditions.bundle).map(|digest| digest.to_string()),
     })
 }
 
@@ -291,25 +327,57 @@ fn row(job: &Job, stage: &str, why: Option<String>) -> Value {
         "network": conditions["network"],
         "exceptions": conditions["exceptions"],
         "images": conditions["images"],
+        "bundle": conditions["bundle"],
+        "descriptor": descriptor_of(&job.stage).map(descriptor),
     })
+}
+
+/// Where a bundle's function ran and what it left, for a row.
+fn descriptor(told: &Descriptor) -> Value {
+    let outputs = told.outputs.iter().map(|(name, digest)| (name.clone(), digest.to_string().into()));
+    json!({
+        "bundle": told.bundle.to_string(),
+        "plan": told.plan.to_string(),
+        "determinism": told.determinism,
+        "gpu": told.gpu,
+        "model": told.model,
+        "arch": told.arch,
+        "driver": told.driver,
+        "cuda": told.cuda,
+        "compiler": told.compiler,
+        "outputs": outputs.collect::<serde_json::Map<String, Value>>(),
+    })
+}
+
+/// What is told of the run that gave a job's result.
+fn descriptor_of(stage: &Stage) -> Option<&Descriptor> {
+    outcome_of(stage)?.descriptor.as_deref()
+}
+
+/// The result of a job that has one.
+fn outcome_of(stage: &Stage) -> Option<&Outcome> {
+    match stage {
+        Stage::Ended { outcome } => Some(outcome),
+        Stage::Published { receipt } => Some(&receipt.outcome),
+        Stage::Responded { response, .. } | Stage::Closed { closing: Closing::Unpaid { response, .. } } => {
+            Some(&response.receipt.outcome)
+        }
+        Stage::Closed { closing: Closing::Settled { settlement } } => Some(&settlement.response.receipt.outcome),
+        Stage::Looking
+        | Stage::Held { .. }
+        | Stage::Bidding { .. }
+        | Stage::Attempted { .. }
+        | Stage::Ready { .. }
+        | Stage::Running { .. }
+        | Stage::Closed { closing: Closing::Refused { .. } | Closing::Failed { .. } | Closing::Lost { .. } } => None,
+    }
 }
 
 /// The run that a job is in, or that gave its result.
 fn run_of(stage: &Stage) -> Option<&Run> {
     match stage {
         Stage::Running { run } => Some(run),
-        Stage::Ended { outcome } => Some(&outcome.run),
-        Stage::Published { receipt } => Some(&receipt.outcome.run),
-        Stage::Responded { response, .. } | Stage::Closed { closing: Closing::Unpaid { response, .. } } => {
-            Some(&response.receipt.outcome.run)
-        }
-        Stage::Closed { closing: Closing::Settled { settlement } } => Some(&settlement.response.receipt.outcome.run),
-        Stage::Looking
-        | Stage::Held { .. }
-        | Stage::Bidding { .. }
-        | Stage::Attempted { .. }
-        | Stage::Ready { .. }
-        | Stage::Closed { closing: Closing::Refused { .. } | Closing::Failed { .. } | Closing::Lost { .. } } => None,
+        stage => outcome_of(stage).map(|outcome| &outcome.run),
     }
 }
 

@@ -1,13 +1,18 @@
 //! What a compose file says once it is understood: services in the order in which they start, and what they share.
 //!
-//! Invariants: every index points into [`Plan::services`] or [`Plan::volumes`]; a service depends on earlier ones only;
+//! Invariants: there is a service or a bundle; every index points into [`Plan::services`] or [`Plan::volumes`], but for
+//! [`Plan::main`] where there is no service; a service depends on earlier ones only;
 //! every text has no NUL and at most [`super::TEXT_BYTES_MAX`] bytes; names and paths are checked, so that whoever makes
 //! a directory or a line of a file from them needs no further care.
+
+use super::cuda::Cuda;
 
 /// A compose file, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// In start order, dependencies first; 1 to [`super::SERVICES_MAX`].
+    /// The kernel bundle that may run in place of the services.
+    pub cuda: Option<Cuda>,
+    /// In start order, dependencies first; at most [`super::SERVICES_MAX`], and at least one if there is no bundle.
     pub services: Vec<Service>,
     /// Index of the service that answers on `PORT`.
     pub main: usize,

@@ -183,6 +183,7 @@ mod tests {
 
     fn plan(services: Vec<Service>) -> Plan {
         Plan {
+            cuda: None,
             main: services.len() - 1,
             services,
             main_port: 5555,

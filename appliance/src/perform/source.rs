@@ -1,4 +1,6 @@
-//! Sources: from a link on chain to a container that answers, and onto the contract's list.
+//! Sources: from a link on chain to a container that answers or a bundle that is loaded, and onto the contract's list.
+
+mod served;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,47 +9,27 @@ use alloy::sol_types::SolCall;
 use chain::abi::Nexus;
 use chain::read;
 use runner::protocol::{Digest as ImageDigest, NetworkPolicy};
-use serde::Deserialize;
 use tracing::{info, warn};
 use work::source::{Conditions, Environment, Reach, SourceReading};
 use work::step::Trouble;
 use work::{Digest, News, SourceId};
 
+use self::served::Served;
 use super::{Performer, READ_BACK_EVERY, READ_BACK_TRIES, trouble_of, weather};
 use crate::board::{Doing, Telling};
 use crate::chain_of;
 use crate::compose::plan::Service;
-use crate::compose::{COMPOSE_BYTES_MAX, Offer, Plan, SERVICE_PORT};
+use crate::compose::{Cuda, Plan};
 use crate::container::{ContainerError, Given, Recipe};
+use crate::direct::Started;
 use crate::registry::{Coming, Pulled, parse_digest};
 use crate::settings;
-
-/// The largest metadata document that is read, in bytes.
-const METADATA_BYTES_MAX: u64 = 256 * 1024;
 
 /// What the owner is told of a source that reserves graphics processors.
 const NO_GPU: &str = "its reservation of graphics processors is not followed: this release gives none";
 
-/// What a source says of itself. Source: `SourceMetadata` of the SDK; the three keys are hard-coded in provider software.
-#[derive(Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    cpu: String,
-    #[serde(default)]
-    nvidia: String,
-    #[serde(default)]
-    amd: String,
-}
-
-impl Metadata {
-    fn compose_url(&self, environment: Environment) -> &str {
-        match environment {
-            Environment::Cpu => &self.cpu,
-            Environment::Nvidia => &self.nvidia,
-            Environment::Amd => &self.amd,
-        }
-    }
-}
+/// A source that is up: its functions, what it was given, and what of its compose file is not followed.
+type Up = (Option<BTreeSet<String>>, Conditions, Vec<String>);
 
 /// The sealed images of a plan, each once.
 #[derive(Default)]
@@ -67,7 +49,8 @@ impl Images {
 // === impl Performer ===
 
 impl Performer {
-    /// Fetches, checks, unpacks and starts a source. Doing it again with nothing changed does nothing.
+    /// Fetches, checks and starts a source: its kernel bundle, or its services. Doing it again with nothing changed does
+    /// nothing.
     pub(super) async fn prepare(
         &self,
         source: SourceId,
@@ -76,7 +59,41 @@ impl Performer {
         updated_at: u64,
     ) -> Result<News, Trouble> {
         let telling = self.board.begin(source);
-        let mut plan = self.plan(source, metadata_url, environment).await?;
+        let (functions, conditions, notes) = match self.served(source, metadata_url, environment).await? {
+            Served::Bundle(cuda) => self.prepare_bundle(source, &cuda, &telling).await?,
+            Served::Containers { plan, instead } => {
+                let (functions, mut conditions, notes) = self.prepare_containers(source, plan, &telling).await?;
+                conditions.environment = instead;
+                (functions, conditions, notes)
+            }
+        };
+        info!(%source, ?functions, "source is up");
+        let cache = self.cache.clone();
+        tokio::spawn(async move { cache.tidy().await });
+        let conditions = Some(Box::new(conditions));
+        Ok(News::SourceUp { source, prepared_from: updated_at, functions, conditions, notes })
+    }
+
+    /// Loads a kernel bundle. What ran as containers under the source's name before is stopped.
+    async fn prepare_bundle(&self, source: SourceId, cuda: &Cuda, telling: &Telling<'_>) -> Result<Up, Trouble> {
+        self.containers.stop(source).await.map_err(|e| trouble_of(&e, false))?;
+        self.cache.releases(source);
+        let within = Duration::from_secs(self.limits.start_s);
+        let started = self.direct.start(source, cuda, within, telling).await;
+        let Started { bundle, functions, notes } = started.map_err(|e| trouble_of(&e, e.is_final()))?;
+        let conditions = Conditions {
+            network: Reach::None,
+            exceptions: Vec::new(),
+            images: Vec::new(),
+            bundle: Some(bundle),
+            environment: None,
+        };
+        Ok((Some(functions), conditions, notes))
+    }
+
+    /// Fetches, unpacks and starts services. What was served as a bundle under the source's name before is not any more.
+    async fn prepare_containers(&self, source: SourceId, mut plan: Plan, telling: &Telling<'_>) -> Result<Up, Trouble> {
+        self.direct.stop(source);
         if plan.services.iter().any(|service| service.gpus.is_some()) {
             plan.notes.push(NO_GPU.to_owned());
         }
@@ -85,26 +102,24 @@ impl Performer {
         }
         let given = self.given(source);
         let within = Duration::from_secs(self.limits.start_s);
-        let mut images = self.images(source, &plan, &telling).await?;
-        let mut started = self.containers.start(source, recipe(&plan, &images, given)?, within, &telling).await;
+        let mut images = self.images(source, &plan, telling).await?;
+        let mut started = self.containers.start(source, recipe(&plan, &images, given)?, within, telling).await;
         if started.as_ref().is_err_and(ContainerError::is_cleared_away) {
-            images = self.images(source, &plan, &telling).await?;
-            started = self.containers.start(source, recipe(&plan, &images, given)?, within, &telling).await;
+            images = self.images(source, &plan, telling).await?;
+            started = self.containers.start(source, recipe(&plan, &images, given)?, within, telling).await;
         }
         let functions = match started {
             Ok(functions) => functions,
             Err(error) => return Err(self.weeded(error, images.pulled()).await?),
         };
-        info!(%source, ?functions, "source is up");
-        let cache = self.cache.clone();
-        tokio::spawn(async move { cache.tidy().await });
         let conditions = Conditions {
             network: reach(given.network),
             exceptions: plan.exceptions,
             images: images.pulled().map(|pulled| pulled.manifest).collect(),
+            bundle: None,
+            environment: None,
         };
-        let conditions = Some(Box::new(conditions));
-        Ok(News::SourceUp { source, prepared_from: updated_at, functions, conditions, notes: plan.notes })
+        Ok((functions, conditions, plan.notes))
     }
 
     /// Has every image of a plan sealed: what is missing is downloaded, unpacked, and dropped from the store again.
@@ -165,30 +180,6 @@ impl Performer {
         Ok(trouble_of(&error, error.is_final()))
     }
 
-    /// Reads the metadata and the compose file behind it.
-    async fn plan(&self, source: SourceId, metadata_url: &str, environment: Environment) -> Result<Plan, Trouble> {
-        let metadata = self.content.fetch(metadata_url, METADATA_BYTES_MAX).await;
-        let metadata = metadata.map_err(|e| trouble_of(&e, e.is_final()))?;
-        let metadata: Metadata = serde_json::from_slice(&metadata)
-            .map_err(|e| Trouble::lasting(format!("its metadata {metadata_url} is not a metadata document: {e}")))?;
-        let url = metadata.compose_url(environment);
-        if url.is_empty() {
-            return Err(Trouble::lasting(format!("its metadata names no compose file for {environment}")));
-        }
-        let compose = self.content.fetch(url, COMPOSE_BYTES_MAX).await;
-        let compose = compose.map_err(|e| trouble_of(&e, e.is_final()))?;
-        let compose = std::str::from_utf8(&compose)
-            .map_err(|_| Trouble::lasting(format!("its compose file {url} is not UTF-8")))?;
-        let offer = Offer {
-            port: SERVICE_PORT,
-            callback_url: self.containers.callback_url(source),
-            source_address: source.to_string(),
-            provider_address: self.me.to_string(),
-        };
-        let allow = self.policies.of(source).allow;
-        Plan::parse(compose, &offer, &allow).map_err(|e| Trouble::lasting(e.to_string()))
-    }
-
     /// Puts this rig on a source's list, unless it stands there.
     pub(super) async fn register(&self, source: SourceId, environment: Environment) -> Result<News, Trouble> {
         let is_done = |now: &SourceReading| now.is_registered || !now.is_active;
@@ -227,8 +218,9 @@ impl Performer {
         Given { network, volume_bytes: settings.volume_bytes_max }
     }
 
-    /// Stops a source's container, and removes its volumes if it will not be back.
+    /// Stops a source, container or bundle, and removes its volumes if it will not be back.
     pub(super) async fn stop_source(&self, source: SourceId, forgets: bool) -> Result<News, Trouble> {
+        self.direct.stop(source);
         let stop = async {
             self.containers.stop(source).await?;
             if forgets { self.containers.forget_volumes(source).await } else { Ok(()) }

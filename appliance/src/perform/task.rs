@@ -96,14 +96,16 @@ impl Performer {
         let task = run.input.attempt.bid.task.id;
         let body = self.store.read(Shelf::Task(task), run.input.digest, self.limits.input_bytes).await;
         let body = body.map_err(|e| trouble_of(&e, false))?;
+        let finished = |digest, bytes, descriptor| {
+            let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            News::Finished { task, run: run.id, digest, bytes, elapsed_ms, descriptor }
+        };
+        if self.direct.serves(run.input.attempt.bid.task.source) {
+            let returned = self.direct.run(&run, body).await.map_err(|e| trouble_of(&e, e.is_final()))?;
+            return Ok(finished(returned.digest, returned.bytes, Some(Box::new(returned.descriptor))));
+        }
         match self.containers.run(&run, body).await {
-            Ok(returned) => Ok(News::Finished {
-                task,
-                run: run.id,
-                digest: returned.digest,
-                bytes: returned.bytes,
-                elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            }),
+            Ok(returned) => Ok(finished(returned.digest, returned.bytes, None)),
             Err(error @ RunError::Gone(_)) => Err(trouble_of(&error, false)),
             Err(error @ (RunError::Rejected { .. } | RunError::Deadline | RunError::BadResult(_))) => {
                 Err(trouble_of(&error, true))

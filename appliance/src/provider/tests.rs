@@ -243,7 +243,7 @@ fn as_far_as(last: &'static str) -> Answer {
             }
             Step::Run { run } => {
                 let RunId(_) = run.id;
-                Some(News::Finished { task: task_id(), run: run.id, digest, bytes: 2, elapsed_ms: 1 })
+                Some(News::Finished { task: task_id(), run: run.id, digest, bytes: 2, elapsed_ms: 1, descriptor: None })
             }
             Step::Publish { .. } => Some(News::Pinned { task: task_id(), link: "ipfs://result".into() }),
             Step::Respond { .. } => Some(task_read(TaskStatus::Finalized)),

@@ -13,6 +13,8 @@ use runner::protocol::{
 use runner::wire;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
 
+use crate::fake_gpus::FakeGpus;
+
 /// The runner. It serves until the test ends.
 pub(crate) struct FakeRunner {
     inner: Arc<Mutex<Inner>>,
@@ -33,6 +35,7 @@ struct Inner {
     started: Vec<String>,
     /// The images that were cleared away, so many starts ago.
     cleared_away: u32,
+    gpus: FakeGpus,
 }
 
 struct Open {
@@ -63,12 +66,14 @@ impl FakeRunner {
             ends: BTreeMap::new(),
             started: Vec::new(),
             cleared_away: 0,
+            gpus: FakeGpus::default(),
         }));
         let serving = inner.clone();
-        // One thread, and no end but that of the test's process: the client blocks, so no runtime is needed.
+        // Threads without an end but that of the test's process: the client blocks, so no runtime is needed.
         std::thread::spawn(move || {
             while let Ok(peer) = accept_with(&at, SocketFlags::CLOEXEC) {
-                answer(&peer, &serving);
+                let serving = serving.clone();
+                std::thread::spawn(move || while answer(&peer, &serving).is_some() {});
             }
         });
         FakeRunner { inner, socket: path }
@@ -122,6 +127,11 @@ impl FakeRunner {
         self.lock().started.clone()
     }
 
+    /// Looks at the GPUs, or changes them.
+    pub(crate) fn gpus<T>(&self, look: impl FnOnce(&mut FakeGpus) -> T) -> T {
+        look(&mut self.lock().gpus)
+    }
+
     /// Whether a source has volumes.
     pub(crate) fn has_volumes(&self, source: &str) -> bool {
         self.lock().volumes.contains(&source.parse::<SourceName>().expect("a name"))
@@ -145,12 +155,14 @@ fn named(service: &str) -> ServiceName {
     service.parse().expect("a name")
 }
 
-fn answer(peer: &OwnedFd, inner: &Mutex<Inner>) {
-    let Ok((request, _)) = wire::receive::<Request>(peer) else { return };
+/// Answers one request; nothing once the peer has hung up.
+fn answer(peer: &OwnedFd, inner: &Mutex<Inner>) -> Option<()> {
+    let (request, mut given) = wire::receive::<Request>(peer).ok()?;
     let mut inner = inner.lock().expect("no holder panics");
-    let (reply, fd) = inner.take(request).unwrap_or_else(|refusal| (Reply::Refused { refusal }, None));
+    let answered = inner.gpus.take(request, &mut given).unwrap_or_else(|request| inner.take(request));
+    let (reply, fd) = answered.unwrap_or_else(|refusal| (Reply::Refused { refusal }, None));
     let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
-    let _ = wire::send(peer, &reply, &fds);
+    wire::send(peer, &reply, &fds).ok()
 }
 
 // === impl Inner ===
@@ -200,6 +212,13 @@ impl Inner {
             Request::Logs { .. } => Reply::Logs { text: "pulling manifest\n 1%\r 2%\r 3%\r".into() },
             Request::Layers {} => Reply::Layers { layers: Vec::new(), count: 0, bytes: 0 },
             Request::Collect { .. } => Reply::Collected { layers: 2, bytes: 30 },
+            Request::Gpus {}
+            | Request::RetryGpus {}
+            | Request::Compile { .. }
+            | Request::Launch(_)
+            | Request::Measure { .. } => {
+                return Err(Refusal::Internal { detail: "it is for the GPUs to answer".into() });
+            }
         };
         Ok((reply, None))
     }

@@ -4,6 +4,8 @@
 mod compose;
 mod containers;
 mod corpus;
+mod direct;
+mod fake_gpus;
 mod fake_runner;
 mod hostile;
 mod ledger;

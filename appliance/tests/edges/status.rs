@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance::cache::Cache;
+use appliance::gpus::Gpus;
 use appliance::provider::Parcel;
-use appliance::status::{self, Question};
+use appliance::status::{self, Others, Question};
 use appliance::store::Store;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::fake_gpus::gpus;
 use crate::fake_runner::FakeRunner;
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -21,6 +23,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 /// The socket before a desk that answers every question with the question's limit.
 struct Socket {
     path: PathBuf,
+    runner: FakeRunner,
     _dir: tempfile::TempDir,
     _stop: DropGuard,
 }
@@ -36,7 +39,8 @@ impl Socket {
         tokio::spawn({
             let (path, stop) = (path.clone(), stop.clone());
             let cache = Arc::new(Cache::new(runner.client(), store));
-            async move { status::serve(&path, desk, cache, stop).await }
+            let others = Others { cache, gpus: Gpus::new(runner.client(), false) };
+            async move { status::serve(&path, desk, others, stop).await }
         });
         tokio::spawn(async move {
             while let Some(parcel) = parcels.recv().await {
@@ -51,7 +55,7 @@ impl Socket {
         while !path.exists() {
             tokio::task::yield_now().await;
         }
-        Socket { path, _dir: dir, _stop: stop.drop_guard() }
+        Socket { path, runner, _dir: dir, _stop: stop.drop_guard() }
     }
 
     async fn connect(&self) -> UnixStream {
@@ -87,6 +91,29 @@ async fn the_cache_is_shown_and_cleared_without_the_book() {
     for question in [&b"{\"ask\":\"clean\"}\n"[..], b"{\"ask\":\"clean\",\"all\":true}\n"] {
         let cleaned = socket.ask(question).await;
         assert_eq!(cleaned["removed"]["layers"], json!({ "count": 2, "bytes": 30 }), "{cleaned}");
+    }
+}
+
+#[tokio::test]
+async fn the_gpus_are_shown_as_the_runner_sees_them_and_tried_again_when_asked() {
+    let socket = Socket::open().await;
+    let shown = socket.ask(b"{\"ask\":\"gpus\"}\n").await;
+    assert_eq!((&shown["why"], &shown["gpus"]), (&json!("no driver"), &json!([])), "{shown}");
+    let there = gpus(&[(8, 9)]);
+    socket.runner.gpus(|fake| fake.report = Some(there.clone()));
+    for (question, retries) in [("{\"ask\":\"gpus\",\"retry\":false}\n", 0), ("{\"ask\":\"gpus\",\"retry\":true}\n", 1)]
+    {
+        let shown = socket.ask(question.as_bytes()).await;
+        assert_eq!(shown, serde_json::to_value(&there).expect("JSON"));
+        assert_eq!(socket.runner.gpus(|fake| fake.retries), retries, "{question}");
+    }
+    for (question, says) in [
+        (&b"{\"ask\":\"measure\"}\n"[..], "each has a job"),
+        (b"{\"ask\":\"measure\",\"gpu\":\"GPU-0\"}\n", "GPU-0 has a job"),
+        (b"{\"ask\":\"measure\",\"gpu\":\"all\"}\n", "is not the UUID of a GPU"),
+    ] {
+        let answer = socket.ask(question).await;
+        assert!(answer["error"].as_str().is_some_and(|error| error.contains(says)), "{answer}");
     }
 }
 
@@ -148,5 +175,6 @@ async fn a_socket_that_a_crash_left_is_replaced() {
     stop.cancel();
     let store = Arc::new(Store::open(&dir.path().join("content")).expect("a store"));
     let runner = runner::client::Client::new(dir.path().join("none.sock"));
-    status::serve(&path, desk, Arc::new(Cache::new(runner, store)), stop).await.expect("serves");
+    let others = Others { cache: Arc::new(Cache::new(runner.clone(), store)), gpus: Gpus::new(runner, true) };
+    status::serve(&path, desk, others, stop).await.expect("serves");
 }

@@ -64,7 +64,7 @@
 //! assert_eq!(tell(104, News::TaskRead { reading: attempted }), ["fetch"]);
 //! assert_eq!(tell(105, News::Fetched { task: id, function: "answer".into(), digest }), ["run"]);
 //! let run = RunId(0);
-//! assert_eq!(tell(106, News::Finished { task: id, run, digest, bytes: 3, elapsed_ms: 900 }), ["publish"]);
+//! assert_eq!(tell(106, News::Finished { task: id, run, digest, bytes: 3, elapsed_ms: 900, descriptor: None }), ["publish"]);
 //! assert_eq!(tell(107, News::Pinned { task: id, link: "ipfs://result".into() }), ["respond"]);
 //! assert!(tell(120, News::TaskRead { reading: finalized }).is_empty());
 //!
@@ -158,8 +158,8 @@ impl Book {
             News::TaskRead { reading } => self.task_read(*reading, &mut touched),
             News::Looked { task, look } => self.looked(task, &look, &mut touched),
             News::Fetched { task, function, digest } => self.fetched(task, function, digest, &mut touched),
-            News::Finished { task, run, digest, bytes, elapsed_ms } => {
-                self.finished(task, run, digest, bytes, elapsed_ms, &mut touched);
+            News::Finished { task, run, digest, bytes, elapsed_ms, descriptor } => {
+                self.finished(task, run, tasks::Left { digest, bytes, elapsed_ms, descriptor }, &mut touched);
             }
             News::Pinned { task, link } => self.pinned(task, link, &mut touched),
             News::Fell { step, trouble } => self.fell(step, trouble, &mut touched),

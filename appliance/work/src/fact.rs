@@ -12,7 +12,7 @@ use crate::id::{Digest, RunId, SourceId, TaskId, Wei};
 use crate::policy::Rig;
 use crate::source::{Conditions, SourceReading};
 use crate::step::{StepKey, Trouble};
-use crate::task::TaskReading;
+use crate::task::{Descriptor, TaskReading};
 
 /// One thing learned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +117,9 @@ pub enum News {
         bytes: u64,
         /// From dispatch to callback, in milliseconds.
         elapsed_ms: u64,
+        /// Where a bundle's function ran and what it left; `None` for a result of a container.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        descriptor: Option<Box<Descriptor>>,
     },
     /// A result was published.
     Pinned {

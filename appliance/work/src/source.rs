@@ -51,9 +51,14 @@ impl fmt::Display for Environment {
 }
 
 impl Environments {
+    /// Whether it is one of them.
+    pub fn has(self, environment: Environment) -> bool {
+        self.0 & environment.bit() != 0
+    }
+
     /// The best environment that both sides have.
     pub fn best_common(self, ours: Environments) -> Option<Environment> {
-        Environment::BY_PREFERENCE.into_iter().find(|e| self.0 & ours.0 & e.bit() != 0)
+        Environment::BY_PREFERENCE.into_iter().find(|e| self.has(*e) && ours.has(*e))
     }
 }
 
@@ -66,7 +71,7 @@ impl FromIterator<Environment> for Environments {
 impl fmt::Display for Environments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<String> =
-            Environment::BY_PREFERENCE.into_iter().filter(|e| self.0 & e.bit() != 0).map(|e| e.to_string()).collect();
+            Environment::BY_PREFERENCE.into_iter().filter(|e| self.has(*e)).map(|e| e.to_string()).collect();
         if names.is_empty() {
             return f.write_str("nothing known");
         }
@@ -153,6 +158,12 @@ pub struct Conditions {
     pub exceptions: Vec<String>,
     /// Manifests of its images, in the order in which its services start.
     pub images: Vec<Digest>,
+    /// The kernel bundle that serves it in place of containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Digest>,
+    /// The environment whose compose file runs, where it is not the one that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
 }
 
 /// Why a source cannot be prepared, until it is updated.

@@ -1,6 +1,7 @@
 //! The nouns of a task's life, in its order. Each contains the evidence before it, so a later thing cannot exist
 //! without the earlier: `Task → Bid → Attempt → Input → Run → Outcome → Receipt → Response → Settlement`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,34 @@ pub struct Outcome {
     pub bytes: u64,
     /// From dispatch to callback, in milliseconds.
     pub elapsed_ms: u64,
+    /// Where a bundle's function ran and what it left; `None` for a result of a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub descriptor: Option<Box<Descriptor>>,
+}
+
+/// Where a bundle's function ran and what it left: what is compared when two rigs have run the same task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// SHA-256 of the bundle's archive.
+    pub bundle: Digest,
+    /// SHA-256 of the plan: kernels, sizes and arguments with every number known.
+    pub plan: Digest,
+    /// What its author promises of two runs, such as `bitwise-any` or `tolerance 0.0001 relative`.
+    pub determinism: String,
+    /// The GPU's UUID.
+    pub gpu: String,
+    /// The product's name; `None` if the GPU was gone when it was asked for.
+    pub model: Option<String>,
+    /// Such as `sm_90`.
+    pub arch: Option<String>,
+    /// The driver's version, such as `580.95.05`.
+    pub driver: Option<String>,
+    /// The newest CUDA that the driver supports.
+    pub cuda: Option<String>,
+    /// The version of the compiler that made machine code from PTX; `None` where the bundle brought all of it.
+    pub compiler: Option<String>,
+    /// SHA-256 of each output buffer, by its name.
+    pub outputs: BTreeMap<String, Digest>,
 }
 
 /// An outcome that a content gateway has taken.

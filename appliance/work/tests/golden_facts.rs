@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 
 use work::fact::Look;
-use work::source::{Conditions, Reach};
+use work::source::{Conditions, Environment, Reach};
 use work::step::Trouble;
-use work::task::{Delivery, TaskStatus};
+use work::task::{Delivery, Descriptor, TaskStatus};
 use work::{Digest, Fact, News, ResponseId, RunId, StepKey, Wei};
 
 use crate::world::chain::{RIVAL, address, cents};
@@ -90,7 +90,7 @@ fn facts() -> Vec<Fact> {
         News::Looked { task, look: look(Ok("answer".into())) },
         News::Looked { task, look: look(Err("its input is not JSON: \"<html>\" at line 1".into())) },
         News::Fetched { task, function: "answer".into(), digest: digest() },
-        News::Finished { task, run: RunId(9), digest: digest(), bytes: 1_048_576, elapsed_ms: 1_250 },
+        News::Finished { task, run: RunId(9), digest: digest(), bytes: 1_048_576, elapsed_ms: 1_250, descriptor: None },
         News::Pinned { task, link: "https://gateway.invalid/ipfs/bafy".into() },
         News::Fell { step: StepKey::Enrol, trouble: Trouble::passing("no endpoint answers") },
         News::Fell { step: StepKey::Source { source }, trouble: Trouble::lasting("it asks for privileges") },
@@ -105,7 +105,8 @@ fn facts() -> Vec<Fact> {
     all.push(News::SourceListed { source });
     let conditions = |network, exceptions: &[&str]| {
         let exceptions = exceptions.iter().map(|words| (*words).to_owned()).collect();
-        Some(Box::new(Conditions { network, exceptions, images: vec![digest()] }))
+        let images = vec![digest()];
+        Some(Box::new(Conditions { network, exceptions, images, bundle: None, environment: None }))
     };
     let told =
         |conditions, notes| News::SourceUp { source, prepared_from: BEGAN_AT, functions: None, conditions, notes };
@@ -114,6 +115,30 @@ fn facts() -> Vec<Fact> {
     all.push(told(conditions(Reach::None, &[]), Vec::new()));
     all.push(News::SourceStopped { source, is_forgotten: true });
     all.push(News::MemoryShort);
+    let of_bundle = |bundle, environment| {
+        let (network, exceptions, images) = (Reach::None, Vec::new(), Vec::new());
+        Some(Box::new(Conditions { network, exceptions, images, bundle, environment }))
+    };
+    all.push(told(of_bundle(Some(digest()), None), Vec::new()));
+    all.push(told(of_bundle(None, Some(Environment::Cpu)), Vec::new()));
+    let finished = |descriptor| {
+        let (run, digest, bytes, elapsed_ms) = (RunId(10), digest(), 3, 4);
+        News::Finished { task, run, digest, bytes, elapsed_ms, descriptor: Some(Box::new(descriptor)) }
+    };
+    let told_all = Descriptor {
+        bundle: digest(),
+        plan: digest(),
+        determinism: "tolerance 0.0001 relative".into(),
+        gpu: "GPU-1".into(),
+        model: Some("A GPU".into()),
+        arch: Some("sm_90".into()),
+        driver: Some("580.95.05".into()),
+        cuda: Some("13.0".into()),
+        compiler: Some("12.9".into()),
+        outputs: [("c".to_owned(), digest())].into_iter().collect(),
+    };
+    all.push(finished(told_all.clone()));
+    all.push(finished(Descriptor { model: None, arch: None, driver: None, cuda: None, compiler: None, ..told_all }));
     (BEGAN_AT..).zip(all).map(|(at, news)| Fact { at, news }).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Sources: what is prepared, given up, and cleared away.
 
 use work::book::Stage;
-use work::source::{Environment, Environments, SourceStage};
+use work::source::{Conditions, Environment, Environments, Reach, SourceStage};
 use work::task::Delivery;
 use work::{News, Step, StepKey};
 
@@ -260,4 +260,29 @@ fn a_source_that_its_owner_took_down_comes_back_when_the_rig_is_listed_again() {
     world.tell(News::SourceListed { source });
     world.calm_down();
     assert_eq!(world.book.sources()[&source].stage, SourceStage::Serving);
+}
+
+#[test]
+fn a_source_that_runs_by_another_file_than_was_asked_for_is_registered_as_what_it_runs_as() {
+    let mut world = World::new(0, willing_rig(), good_standing());
+    world.add_source(0, Delivery::Manual);
+    world.chain.sources.get_mut(&source_id(0)).expect("it was added").environments = Environments(3);
+    world.begin();
+    let Some(Step::Prepare { environment: Environment::Nvidia, updated_at, .. }) = world.hand.get(&key()) else {
+        panic!("the best of both environments is asked for");
+    };
+    let (source, prepared_from) = (source_id(0), *updated_at);
+    let conditions = Conditions {
+        network: Reach::Internal,
+        exceptions: Vec::new(),
+        images: Vec::new(),
+        bundle: None,
+        environment: Some(Environment::Cpu),
+    };
+    let (functions, conditions, notes) = (None, Some(Box::new(conditions)), Vec::new());
+    world.hand.remove(&key());
+    world.tell(News::SourceUp { source, prepared_from, functions, conditions, notes });
+    assert_eq!(world.book.sources()[&source].environment, Environment::Cpu);
+    let in_hand = world.hand.get(&key());
+    assert!(matches!(in_hand, Some(Step::Register { environment: Environment::Cpu, .. })), "{in_hand:?}");
 }

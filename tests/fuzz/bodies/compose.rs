@@ -32,7 +32,13 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 fn check(plan: &Plan) {
-    assert!((1..=SERVICES_MAX).contains(&plan.services.len()) && plan.main < plan.services.len() && plan.main_port > 0);
+    let least = usize::from(plan.cuda.is_none());
+    assert!((least..=SERVICES_MAX).contains(&plan.services.len()) && plan.main_port > 0);
+    assert!(plan.main < plan.services.len().max(1));
+    if let Some(cuda) = &plan.cuda {
+        assert!((1..=2048).contains(&cuda.bundle.chars().count()) && !cuda.bundle.chars().any(char::is_whitespace));
+        assert!(cuda.function.as_ref().is_none_or(|name| (1..=32).contains(&name.len())));
+    }
     let mut names = std::collections::HashSet::new();
     for (at, service) in plan.services.iter().enumerate() {
         assert!(service.depends_on.iter().all(|(other, _)| *other < at), "who is waited for comes first");

@@ -189,6 +189,9 @@ impl Book {
         served.prepared_from = Some(prepared_from);
         served.up_at = now;
         served.functions = given.functions;
+        if let Some(environment) = given.conditions.as_ref().and_then(|given| given.environment) {
+            served.environment = environment;
+        }
         served.conditions = given.conditions;
         served.notes = given.notes;
         if served.stage == SourceStage::Preparing {

@@ -13,7 +13,9 @@ use crate::id::{Digest, ResponseId, RunId, SourceId, TaskId};
 use crate::policy::{self, Refusal};
 use crate::source::SourceStage;
 use crate::step::{Step, StepKey, Trouble, TroubleKind};
-use crate::task::{Attempt, Bid, Input, Outcome, Receipt, Response, Run, Settlement, TaskReading, TaskStatus};
+use crate::task::{
+    Attempt, Bid, Descriptor, Input, Outcome, Receipt, Response, Run, Settlement, TaskReading, TaskStatus,
+};
 
 /// Seconds for which a response may be missing from readings before it is submitted again. Longer than a replica lags
 /// and than the outbox needs to send the same bytes again after a re-org.
@@ -26,6 +28,14 @@ const UNHEARD_GRACE_S: u64 = 3_600;
 /// Runs begun for one task before it is given up: a container that dies under a task three times will not like it a
 /// fourth time.
 const RUNS_MAX: u32 = 3;
+
+/// What a run left.
+pub(super) struct Left {
+    pub(super) digest: Digest,
+    pub(super) bytes: u64,
+    pub(super) elapsed_ms: u64,
+    pub(super) descriptor: Option<Box<Descriptor>>,
+}
 
 impl Book {
     pub(super) fn task_read(&mut self, reading: TaskReading, touched: &mut BTreeSet<StepKey>) {
@@ -202,22 +212,16 @@ impl Book {
         });
     }
 
-    pub(super) fn finished(
-        &mut self,
-        task: TaskId,
-        run_id: RunId,
-        digest: Digest,
-        bytes: u64,
-        elapsed_ms: u64,
-        touched: &mut BTreeSet<StepKey>,
-    ) {
+    pub(super) fn finished(&mut self, task: TaskId, run_id: RunId, left: Left, touched: &mut BTreeSet<StepKey>) {
+        let Left { digest, bytes, elapsed_ms, descriptor } = left;
         let mut source = None;
         self.change(task, touched, |book, job| {
             if let Stage::Running { run } = job.stage.clone()
                 && run.id == run_id
             {
                 source = Some(job.task().source);
-                job.move_to(Stage::Ended { outcome: Outcome { run, digest, bytes, elapsed_ms } }, book.now);
+                let outcome = Outcome { run, digest, bytes, elapsed_ms, descriptor };
+                job.move_to(Stage::Ended { outcome }, book.now);
             }
         });
         if let Some(served) = source.and_then(|id| self.sources.get_mut(&id)) {

@@ -94,7 +94,7 @@ impl World {
                     return Err(Trouble::passing("its container is not up"));
                 }
                 let digest = Digest(task.id.0.into_word());
-                News::Finished { task: task.id, run: run.id, digest, bytes: 3, elapsed_ms: 1_500 }
+                News::Finished { task: task.id, run: run.id, digest, bytes: 3, elapsed_ms: 1_500, descriptor: None }
             }
             Step::Publish { outcome } => {
                 let task = outcome.run.input.attempt.bid.task.id;

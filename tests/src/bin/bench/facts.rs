@@ -54,7 +54,7 @@ fn lives(count: u64) -> Vec<Fact> {
             News::Looked { task, look },
             reading(TaskStatus::Attempted, true, false),
             News::Fetched { task, function: "add".into(), digest },
-            News::Finished { task, run: RunId(number), digest, bytes: 10, elapsed_ms: 20 },
+            News::Finished { task, run: RunId(number), digest, bytes: 10, elapsed_ms: 20, descriptor: None },
             News::Pinned { task, link: "http://127.0.0.1/ipfs/QmY".into() },
             reading(TaskStatus::Finalized, true, true),
         ];
