@@ -9,11 +9,13 @@ use tracing_subscriber::EnvFilter;
 use crate::exit::{Exit, Failure, exit_codes};
 use crate::screen::Screen;
 
+mod bench;
 mod cache;
 mod cells;
 mod cuda;
 mod devnet;
 mod doing;
+mod gpu;
 mod pair;
 mod shell;
 mod source;
@@ -46,6 +48,8 @@ enum Command {
     Status(status::Status),
     Tasks(tasks::Tasks),
     Cache(cache::Cache),
+    Gpu(gpu::Gpu),
+    Bench(bench::Bench),
     /// Offer kinds of work.
     #[command(subcommand)]
     Source(source::Source),
@@ -109,6 +113,8 @@ fn act(rig: Rig) -> Result<(), Failure> {
             Command::Status(status) => status.run(screen).await,
             Command::Tasks(tasks) => tasks.run(screen).await,
             Command::Cache(cache) => cache.run(screen).await,
+            Command::Gpu(gpu) => gpu.run(screen).await,
+            Command::Bench(bench) => bench.run(screen).await,
             Command::Source(source) => source.run(screen).await,
             Command::Cuda(cuda) => cuda.run(screen),
             Command::Task(task) => task.run(screen).await,

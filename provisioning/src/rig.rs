@@ -8,6 +8,8 @@
 //! → {"ask":"tasks","limit":20,"refused":false}
 //! → {"ask":"cache"}
 //! → {"ask":"clean","all":false}
+//! → {"ask":"gpus","retry":false}
+//! → {"ask":"measure","gpu":"GPU-8f3c1f0a-12ab-34cd-56ef-7890abcdef12"}
 //! ```
 //!
 //! Invariant: fields that we do not know are passed over, and `--json` shows them all the same, so that a new provider
@@ -47,8 +49,12 @@ pub(crate) struct RigArgs {
     rig: PathBuf,
 }
 
+/// A measurement takes some seconds, and many more where a driver begins anew; the provider gives up a little
+/// earlier.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(610);
+
 /// A question.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(tag = "ask", rename_all = "lowercase")]
 pub(crate) enum Ask {
     /// How it is doing.
@@ -59,6 +65,10 @@ pub(crate) enum Ask {
     Cache,
     /// Clear away what is beyond its limits, or `all` that is not in use.
     Clean { all: bool },
+    /// Its GPUs; with `retry` those that it gave up are tried again.
+    Gpus { retry: bool },
+    /// What a GPU does now, by its UUID.
+    Measure { gpu: String },
 }
 
 /// Why there is no answer.
@@ -102,7 +112,9 @@ impl RigArgs {
         let path = if self.rig.is_dir() { self.rig.join(SOCKET) } else { self.rig.clone() };
         let within = match ask {
             Ask::Status | Ask::Tasks { .. } => ANSWER_TIMEOUT,
-            Ask::Cache | Ask::Clean { .. } => CACHE_TIMEOUT,
+            // The provider asks the runner.
+            Ask::Cache | Ask::Clean { .. } | Ask::Gpus { .. } => CACHE_TIMEOUT,
+            Ask::Measure { .. } => MEASURE_TIMEOUT,
         };
         let Ok(line) = timeout(within, talk(&path, ask)).await else {
             return Err(RigError::Silent { path, within });

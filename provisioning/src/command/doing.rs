@@ -25,6 +25,11 @@ fn words_at(doing: &Value, now: u64) -> Option<String> {
             format!("pulling {} of {} ({layer})", bytes_words(bytes), bytes_words(of_bytes))
         }
         "unpacking" => format!("unpacking {}", word_of(doing, "image")),
+        "fetching" => "fetching its bundle".to_owned(),
+        "compiling" => {
+            let (module, arch) = (word_of(doing, "module"), word_of(doing, "arch"));
+            format!("compiling {module} for {arch} ({} of {})", number("number"), number("of"))
+        }
         "starting" => starting(doing, now.saturating_sub(number("since_unix"))),
         other => other.to_owned(),
     })
@@ -61,6 +66,11 @@ mod tests {
             (
                 json!({ "doing": "pulling", "image": "a", "bytes": 1_200_000_000_u64, "of_bytes": 3_400_000_000_u64, "layer": 3, "layers": 7 }),
                 "pulling 1.2 GB of 3.4 GB (layer 3 of 7)",
+            ),
+            (json!({ "doing": "fetching", "link": "ipfs://x" }), "fetching its bundle"),
+            (
+                json!({ "doing": "compiling", "module": "gemm", "arch": "sm_90", "number": 1, "of": 2 }),
+                "compiling gemm for sm_90 (1 of 2)",
             ),
             (json!({ "doing": "unpacking", "image": "a/b:1" }), "unpacking a/b:1"),
             (

@@ -6,6 +6,7 @@
 mod ask;
 mod cuda;
 mod devnet;
+mod gpu;
 mod interrupted;
 mod owner;
 mod refusals;
