@@ -2,6 +2,7 @@
 //!
 //! Each claim has a rig of its own, so that any of them can be run alone. Read first: [`town`], the stage.
 
+mod bundles;
 mod endings;
 mod owner;
 mod race;

@@ -70,10 +70,15 @@ pub(crate) async fn official(market: &Market) -> String {
 
 /// Publishes a source of `metadata` on `terms`.
 pub(crate) async fn source(market: &Market, metadata: String, terms: Terms) -> Address {
+    source_for(market, metadata, terms, 1).await
+}
+
+/// The same, for these environments: CPU 1, NVIDIA 2.
+pub(crate) async fn source_for(market: &Market, metadata: String, terms: Terms, environments: u8) -> Address {
     let params = SourceParams {
         client: market.address(Role::Client),
         imageMetadataUrl: metadata,
-        imageEnvironments: 1,
+        imageEnvironments: environments,
         minPayment: U256::ZERO,
         minAvailableLockup: U256::from(terms.lockup_wei),
         maxExpiryDuration: U256::from(86_400),

@@ -54,14 +54,37 @@ impl Client {
 
     /// Publishes a source with this compose file, to be run without an accelerator. Returns its address.
     pub async fn publish_compose(&self, compose: String, delivery: &str, min_payment_wei: u128) -> Result<Address> {
+        self.publish_for("cpu", compose, delivery, min_payment_wei).await
+    }
+
+    /// Publishes a source that is a CUDA bundle, all of whose functions are served. Returns its address.
+    pub async fn publish_bundle(&self, bundle: Vec<u8>, delivery: &str, min_payment_wei: u128) -> Result<Address> {
+        let link = self.content.pin("a.bundle", "application/octet-stream", bundle).await?.url;
+        let compose = format!("services: {{}}\nx-cuda:\n  bundle: {link}\n");
+        self.publish_for("nvidia", compose, delivery, min_payment_wei).await
+    }
+
+    /// A link to `bytes`, as a client gives them to a task.
+    pub async fn pin(&self, bytes: Vec<u8>) -> Result<String> {
+        Ok(self.content.pin("input", "application/octet-stream", bytes).await?.url.to_string())
+    }
+
+    async fn publish_for(
+        &self,
+        environment: &str,
+        compose: String,
+        delivery: &str,
+        min_payment_wei: u128,
+    ) -> Result<Address> {
         let link = self.content.pin("docker-compose.yml", "text/yaml", compose.into_bytes()).await?.url;
         let snippet = "
-info = SourceInfo(name='handler', description='answers', logoUrl='', imageEnvs=ImageEnvironments(cpu=compose),
+info = SourceInfo(name='handler', description='answers', logoUrl='', imageEnvs=ImageEnvironments(**{environment: compose}),
     minPayment=int(min_payment), minAvailableLockup=0, maxExpiryDuration=86400,
     deliveryMethod=DeliveryMethod[delivery])
 client.publish_source(info).address";
         let with = json!({
             "compose": link.as_str(),
+            "environment": environment,
             "min_payment": min_payment_wei.to_string(),
             "delivery": delivery,
         });

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod driver;
 pub mod gateway;
 pub mod guest;
 pub mod market;

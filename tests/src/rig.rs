@@ -39,6 +39,8 @@ pub struct RigOptions {
     pub owner: Option<Address>,
     /// Seconds that begun work has to finish in when the provider is asked to stop.
     pub drain_s: u64,
+    /// Where the runner finds a driver's libraries before the loader's own; empty for none.
+    pub libraries: Vec<PathBuf>,
 }
 
 impl Default for RigOptions {
@@ -51,6 +53,7 @@ impl Default for RigOptions {
             publish: String::new(),
             owner: None,
             drain_s: 20,
+            libraries: Vec::new(),
         }
     }
 }
@@ -78,7 +81,7 @@ impl Rig {
         std::fs::write(dir.path().join("signer.toml"), signer_toml(ready, options)?)?;
         std::fs::write(dir.path().join("rig.toml"), rig_toml(ready, options, dir.path())?)?;
         let (signer, address) = start_signer(dir.path())?;
-        let runner = start_runner(dir.path())?;
+        let runner = start_runner(dir.path(), &options.libraries)?;
         let mut rig = Rig { dir, address, signer, runner, provider: None, drain_s: options.drain_s };
         rig.start_provider()?;
         Ok(rig)
@@ -299,12 +302,13 @@ fn start_signer(dir: &Path) -> Result<(Child, Address)> {
     Ok((signer, address))
 }
 
-fn start_runner(dir: &Path) -> Result<Child> {
+fn start_runner(dir: &Path, libraries: &[PathBuf]) -> Result<Child> {
     let mut command = Command::new(binary("rig-runner")?);
     command.args(["run", "--socket"]).arg(dir.join("runner.sock"));
     command.arg("--content").arg(dir.join("content")).arg("--state").arg(dir.join("runner"));
     // Where developers work there is often no cgroup v2; the attacks on it are tried in a guest that has it.
     command.arg("--rlimits-only");
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
     let runner = spawn(command, dir, "runner.log")?;
     let began = Instant::now();
     while !dir.join("runner.sock").exists() {

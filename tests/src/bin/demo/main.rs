@@ -1,5 +1,7 @@
 //! The main job, shown: a client that others wrote publishes tasks, a rig without Docker runs them, its owner is paid.
 
+mod bundles;
+
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -22,6 +24,9 @@ const READY_WITHIN: Duration = Duration::from_secs(180);
 
 /// Longest wait for a response.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(60);
+
+/// One of each kind: a container for each delivery method, two services, a bundle for each delivery method.
+const SOURCES: usize = 5;
 
 /// One coin, in wei.
 const COIN: u128 = 1_000_000_000_000_000_000;
@@ -87,24 +92,32 @@ async fn run(arguments: &Arguments) -> Result<()> {
     say("publishing a source of two services, one of which keeps a volume");
     let compose = match &arguments.compose {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?,
-        None => include_str!("../../source/two-services.yml").to_owned(),
+        None => include_str!("../../../source/two-services.yml").to_owned(),
     };
     let store = registry.push_store().await?;
     let pinned = |pushed: &Pushed| format!("{}@{}", pushed.reference, pushed.digest);
     let compose = pointed_at(&compose, &pinned(&pushed), &pinned(&store));
     let town = client.publish_compose(compose, "FIRST_RESPONSE", COIN / 1000).await?;
+    let driver = bundles::driver()?;
+    say(match &driver {
+        None => "compiling a path tracer for the GPU, and publishing it for each delivery method",
+        Some(_) => "no GPU is here, so a driver that is not there will run a path tracer; compiling and publishing it",
+    });
+    let tracers = bundles::publish(&client, scratch.path()).await?;
 
     say("starting a rig, and pairing it with its owner");
-    let mut rig = Rig::start(&devnet.ready, &RigOptions::default())?;
+    let libraries = driver.as_ref().map(testbed::driver::Driver::libraries).transpose()?.unwrap_or_default();
+    let mut rig = Rig::start(&devnet.ready, &RigOptions { libraries, ..RigOptions::default() })?;
     pair(&devnet, &rig, scratch.path())?;
-    say("the rig pulls the images, seals their layers, starts all three sources, and registers to them");
-    rig.wait_serving(3, READY_WITHIN)?;
+    say("the rig pulls the images, seals their layers, starts all sources, and registers to them");
+    rig.wait_serving(SOURCES, READY_WITHIN)?;
 
     let owner_before = client.vault_wei("master").await?;
     let rpc = Rpc::connect(devnet.ready.network()).await?;
     let mut rows = publish(&client, &rpc, &rig, first, manual).await?;
     check_payloads(&client, &rig, &rows).await?;
     rows.extend(two_services(&client, &rpc, &rig, town).await?);
+    rows.extend(bundles::trace(&client, &rpc, &rig, tracers).await?);
     let owner_after = client.vault_wei("master").await?;
     let paid = owner_after - owner_before;
     let wanted: u128 = rows.iter().map(|row| row.payment_wei).sum();
@@ -155,7 +168,7 @@ async fn two_services(client: &Client, rpc: &Rpc, rig: &Rig, source: Address) ->
         if told > 0 {
             say("killing every process of the source of two services; the rig starts it again");
             rig.kill_source(source)?;
-            rig.wait_serving(3, READY_WITHIN)?;
+            rig.wait_serving(SOURCES, READY_WITHIN)?;
         }
         let data = json!({ "text": text });
         let published = Instant::now();
@@ -289,7 +302,7 @@ fn show(arguments: &Arguments, rows: &[Row], ready: &Ready, paid: u128) -> Resul
 /// What the rig's owner sees.
 fn rig_says(rig: &Rig) -> Result<()> {
     let socket = rig.dir().join("provider.sock");
-    for words in [&["status"][..], &["tasks", "--limit", "10"]] {
+    for words in [&["status"][..], &["gpu"], &["tasks", "--limit", "12"]] {
         println!("\n$ rig {}", words.join(" "));
         let told = Command::new(binary("rig")?).args(words).arg("--rig").arg(&socket).status()?;
         ensure!(told.success(), "rig {} failed", words.join(" "));
