@@ -42,7 +42,7 @@ pub const CANARY_BACKOFF_MS: u64 = 2_000;
 pub const CANARY_BACKOFF_MAX_MS: u64 = 60_000;
 
 /// A canary that says nothing for so long has failed. A cold context takes seconds, the scan of the largest memory too.
-pub const CANARY_DEADLINE_MS: u64 = 120_000;
+pub const CANARY_DEADLINE_MS: u64 = 30 * 60 * 1_000;
 
 /// How long killed processes may hold the GPU before it is reset.
 pub const FREE_WITHIN_MS: u64 = 10_000;

@@ -29,7 +29,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use cuda::messages::{Probe, WarmTimings};
@@ -73,6 +73,12 @@ const HANDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a keeper may do nothing: longer than a canary and the start of its worker take together.
 const SILENT_MAX: Duration = Duration::from_secs(240);
+
+/// How long somebody waits for the compiler, which then has 60 s: together less than whoever asked waits.
+const COMPILER_WAIT: Duration = Duration::from_secs(25);
+
+/// Between two looks whether the compiler is free.
+const COMPILER_PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything about GPUs.
 #[derive(Debug)]
@@ -267,9 +273,22 @@ impl Direct {
             let why = self.why.clone().unwrap_or_else(|| NO_LINKER.to_owned());
             return Err(Refusal::NoCompiler { why });
         };
-        // One at a time: a compiler takes a processor and much memory.
-        let _turn = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.compilers_turn()?;
         compile::compile(sources, home, arch, ptx)
+    }
+
+    /// One at a time: a compiler takes a processor and much memory. Whoever would wait until nobody waits for him is sent
+    /// away.
+    fn compilers_turn(&self) -> Result<MutexGuard<'_, ()>, Refusal> {
+        let deadline = Instant::now() + COMPILER_WAIT;
+        loop {
+            match self.compiling.try_lock() {
+                Ok(turn) => return Ok(turn),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err(Refusal::Busy { limit: 1 }),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(COMPILER_PAUSE),
+            }
+        }
     }
 
     /// Runs a function of a bundle on a GPU that is offered, and answers how it ended.

@@ -52,8 +52,12 @@ const WORDS: u32 = 262_144;
 /// What `third` is filled with.
 const FILL: u32 = 2_779_096_485;
 
-/// How long it may take: the scan reads all of the memory, 141 GiB at some 10 GiB/s at worst.
+/// How long it may take besides the scan.
 const WITHIN: Duration = Duration::from_secs(60);
+
+/// Bytes per second at which the scan reads all of the memory at least: half of what a slot of one lane of the first
+/// generation carries, in which many a rig has its GPUs.
+const SCAN_BYTES_PER_S: u64 = 100_000_000;
 
 /// The canary's bundle and inputs, in sealed memory.
 #[derive(Debug)]
@@ -79,22 +83,28 @@ impl Canary {
         Ok(Self { archive: sealed("the canary", &archive)?, inputs: sealed("its inputs", &first)?, digest, expected })
     }
 
-    /// Has `worker` do it; answers how many bytes of an earlier job were found.
+    /// Has `worker` do it on a GPU of `vram_bytes`; answers how many bytes of an earlier job were found. `meanwhile` is
+    /// called while it lasts.
     ///
     /// Errors: what went wrong, in words.
-    pub(super) fn sing(&self, worker: &Worker) -> Result<u64, String> {
+    pub(super) fn sing(&self, worker: &Worker, vram_bytes: u64, mut meanwhile: impl FnMut()) -> Result<u64, String> {
+        let within = WITHIN + Duration::from_secs(vram_bytes / SCAN_BYTES_PER_S);
         let parameters = Parameters::default();
         let job = Job { bundle: self.digest, function: "sing".to_owned(), parameters, scan: true };
         let output_bytes = self.expected.len() as u64;
         let fds = vec![self.archive.as_fd(), self.inputs.as_fd()];
-        let given = Given { job, fds, output_bytes, within: WITHIN };
-        let (ended, outputs) = job::perform(worker, &given, || None).map_err(|refusal| refusal.to_string())?;
+        let given = Given { job, fds, output_bytes, within };
+        let performed = job::perform(worker, &given, || {
+            meanwhile();
+            None
+        });
+        let (ended, outputs) = performed.map_err(|refusal| refusal.to_string())?;
         let ran = match ended {
             Ended::Answered(Done::Ran(ran)) => ran,
             Ended::Answered(Done::Failed(failure)) => {
                 return Err(format!("the canary failed at {}: {} {}", failure.during, failure.name, failure.detail));
             }
-            Ended::Deadline => return Err(format!("the canary took longer than {} s", WITHIN.as_secs())),
+            Ended::Deadline => return Err(format!("the canary took longer than {} s", within.as_secs())),
             Ended::Killed(why) => return Err(why),
             Ended::Died(exit) => return Err(format!("the canary's worker ended: {exit:?}")),
         };

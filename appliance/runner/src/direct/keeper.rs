@@ -254,7 +254,7 @@ impl Keeper {
             self.canary = Some(Canary::new().map_err(|error| format!("the canary cannot be made: {error}"))?);
         }
         let Some(canary) = &self.canary else { return Err("there is no canary".to_owned()) };
-        canary.sing(&worker)
+        canary.sing(&worker, self.gpu.vram_bytes.unwrap_or(0), || self.table.hear(&self.gpu.uuid))
     }
 
     /// Waits until the last worker's processes are off the GPU. What somebody else has there, such as a program of its

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fake_gpu_script::Script;
 use hostile::gpu::{GpuRig, one_launch, order, small};
-use hostile::rig::{Setup, refusal};
+use hostile::rig::{Setup, refusal, wait_for};
 use runner::protocol::Refusal;
 
 /// Starts a runner on a machine that is not right, and panics unless it says `words`, once, to the journal and to
@@ -91,4 +91,16 @@ fn a_program_that_is_no_worker_is_said_once() {
     let why = rig.client.gpus().expect("an answer").why.expect("a reason");
     assert!(why.contains("/nowhere/rig-cuda") && why.contains("--cuda-worker"), "{why}");
     rig.still_works();
+}
+
+#[test]
+fn a_driver_that_does_not_answer_keeps_nobody_from_his_containers() {
+    let mut script = small();
+    script.cuda.delay_ms.insert("cuInit".to_owned(), 50_000);
+    let rig = GpuRig::new(script);
+    let why = rig.rig.client.gpus().expect("an answer").why.expect("a reason");
+    assert!(why.contains("has not answered yet"), "{why}");
+    rig.rig.still_works();
+    wait_for("the driver to answer", || rig.rig.client.gpus().expect("an answer").why.is_none().then_some(()));
+    assert_eq!(rig.rig.client.gpus().expect("an answer").gpus.len(), 1);
 }
