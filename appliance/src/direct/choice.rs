@@ -22,23 +22,45 @@ pub(super) struct Choice {
     pub(super) gpu: Option<GpuUuid>,
 }
 
-/// Whether a launch may go to any GPU, as all are of one architecture that there is code for.
-pub(super) fn any(gpus: &Gpus, archs: &BTreeSet<Arch>) -> Option<Choice> {
+/// What a launch needs of its GPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs<'a> {
+    /// There is machine code for these.
+    pub(super) archs: &'a BTreeSet<Arch>,
+    /// All buffers together, in bytes.
+    pub(super) vram_bytes: u64,
+}
+
+/// Whether a launch may go to any GPU, as all are of one architecture that there is code for, and large enough.
+pub(super) fn any(gpus: &Gpus, needs: Needs<'_>) -> Option<Choice> {
     let mut all = gpus.gpus.iter().map(|report| arch_of(&report.gpu));
     let first = all.next()??;
-    let is_for_all = archs.contains(&first) && all.all(|other| other == Some(first));
-    is_for_all.then_some(Choice { arch: first, gpu: None })
+    let is_for_all = needs.archs.contains(&first) && all.all(|other| other == Some(first));
+    let fits_all = gpus.gpus.iter().all(|report| is_large_enough(report, needs.vram_bytes));
+    (is_for_all && fits_all).then_some(Choice { arch: first, gpu: None })
+}
+
+/// Whether some GPU that there is code for has as much memory as a launch takes, whether or not it takes jobs now. One
+/// that does not say how much it has is asked.
+pub(super) fn fits(gpus: &Gpus, needs: Needs<'_>) -> bool {
+    let able = |report: &GpuReport| arch_of(&report.gpu).is_some_and(|arch| needs.archs.contains(&arch));
+    gpus.gpus.iter().any(|report| able(report) && is_large_enough(report, needs.vram_bytes))
+}
+
+fn is_large_enough(report: &GpuReport, vram_bytes: u64) -> bool {
+    report.gpu.vram_bytes.is_none_or(|has| has >= vram_bytes)
 }
 
 /// A GPU that there is code for, as `turn` has it among equals.
-pub(super) fn choose(gpus: &Gpus, archs: &BTreeSet<Arch>, turn: usize) -> Option<Choice> {
-    if let Some(any) = any(gpus, archs) {
+pub(super) fn choose(gpus: &Gpus, needs: Needs<'_>, turn: usize) -> Option<Choice> {
+    if let Some(any) = any(gpus, needs) {
         return gpus.gpus.iter().any(is_in_service).then_some(any);
     }
+    let archs = needs.archs;
     let able: Vec<(&GpuReport, Arch)> = gpus
         .gpus
         .iter()
-        .filter(|report| is_in_service(report))
+        .filter(|report| is_in_service(report) && is_large_enough(report, needs.vram_bytes))
         .filter_map(|report| Some((report, arch_of(&report.gpu).filter(|arch| archs.contains(arch))?)))
         .collect();
     let best = able.iter().map(|(report, _)| rank(&report.state)).min()?;
@@ -113,7 +135,7 @@ mod tests {
     #[track_caller]
     fn check(gpus: &Gpus, able: &[&str], expected: &[Option<(&str, Option<u32>)>]) {
         for (turn, expected) in expected.iter().enumerate() {
-            let chosen = choose(gpus, &archs(able), turn);
+            let chosen = choose(gpus, Needs { archs: &archs(able), vram_bytes: 0 }, turn);
             let expected = expected.map(|(arch, gpu)| Choice {
                 arch: arch.parse().expect("an architecture"),
                 gpu: gpu.map(|index| format!("GPU-{index}").parse().expect("a UUID")),
@@ -152,6 +174,21 @@ mod tests {
         check(&all, &["sm_89", "sm_90"], &[on_1, on_1]);
         all.gpus[1].state = gave_up();
         check(&all, &["sm_89", "sm_90"], &[None, None]);
+    }
+
+    #[test]
+    fn a_job_goes_where_its_buffers_fit() {
+        let mut all = gpus(&[A, A]);
+        all.gpus[0].gpu.vram_bytes = Some(8 << 30);
+        all.gpus[1].gpu.vram_bytes = Some(24 << 30);
+        let archs = archs(&["sm_89"]);
+        let chosen = |vram_bytes: u64| {
+            let needs = Needs { archs: &archs, vram_bytes };
+            (choose(&all, needs, 0).map(|choice| choice.gpu.map(|gpu| gpu.to_string())), fits(&all, needs))
+        };
+        assert_eq!(chosen(8 << 30), (Some(None), true), "on either");
+        assert_eq!(chosen(12 << 30), (Some(Some("GPU-1".to_owned())), true), "on the larger");
+        assert_eq!(chosen(25 << 30), (None, false), "on none");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use work::task::Run;
 
-use super::choice::{self, Choice};
+use super::choice::{self, Choice, Needs};
 use super::end::judged;
 use super::result::Left;
 use super::{Direct, DirectError, Loaded, ROOM_MIB, Returned, blocking};
@@ -84,7 +84,7 @@ impl Direct {
         inputs: &Arc<OwnedFd>,
     ) -> Result<(Launched, Option<OwnedFd>), DirectError> {
         let task = &run.input.attempt.bid.task;
-        let choice = self.choice(loaded).await?;
+        let choice = self.choice(loaded, job.plan.vram_bytes).await?;
         let (seconds, wait_ms) = times(job.plan.seconds, left_until(until)?);
         let launch = Launch {
             source: name_of(task.source),
@@ -101,14 +101,19 @@ impl Direct {
     }
 
     /// Where a launch goes. Only where GPUs differ the runner is asked how they are.
-    async fn choice(&self, loaded: &Loaded) -> Result<Choice, DirectError> {
+    async fn choice(&self, loaded: &Loaded, vram_bytes: u64) -> Result<Choice, DirectError> {
         let archs = loaded.archs();
-        if let Some(any) = choice::any(&loaded.gpus, &archs) {
+        let needs = Needs { archs: &archs, vram_bytes };
+        if let Some(any) = choice::any(&loaded.gpus, needs) {
             return Ok(any);
+        }
+        if !choice::fits(&loaded.gpus, needs) {
+            let why = format!("its buffers take {vram_bytes} bytes, and no GPU here that it runs on has as many");
+            return Err(DirectError::Unfit { why });
         }
         let now = self.gpus.usable().await?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        choice::choose(&now, &archs, turn).ok_or_else(|| DirectError::NoGpu { why: choice::why_none(&now) })
+        choice::choose(&now, needs, turn).ok_or_else(|| DirectError::NoGpu { why: choice::why_none(&now) })
     }
 
     async fn launch(
