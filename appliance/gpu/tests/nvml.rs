@@ -25,7 +25,7 @@ const NOT_SUPPORTED: u32 = 3;
 /// A driver with a script, in a folder of its own; it reads the script there as long as it runs.
 struct Fake {
     _dir: TempDir,
-    library: PathBuf,
+    nvml: PathBuf,
 }
 
 // === impl Fake ===
@@ -35,15 +35,15 @@ impl Fake {
         let dir = tempfile::tempdir().expect("a folder");
         let built = |name| built(name).expect("the fake driver is built");
         let installed = install(dir.path(), &built("fake_cuda"), &built("fake_nvml"), script).expect("it is installed");
-        Self { library: installed.nvml, _dir: dir }
+        Self { nvml: installed.nvml, _dir: dir }
     }
 
     fn open(&self) -> Arc<Driver> {
-        Arc::new(Driver::open_at(&self.library).expect("the driver opens"))
+        Arc::new(Driver::open_at(&self.nvml).expect("the driver opens"))
     }
 
     fn state(&self) -> State {
-        State::read(&State::path_of(&self.library)).expect("the state can be read")
+        State::read(&State::path_of(&self.nvml)).expect("the state can be read")
     }
 }
 
@@ -124,7 +124,7 @@ fn a_driver_that_does_not_start_says_why() {
     let check = |code: u32, is_expected: fn(&GpuError) -> bool| {
         let mut script = one_gpu(|_| {});
         script.nvml.init = code;
-        let error = Driver::open_at(&Fake::new(&script).library).expect_err("it does not start");
+        let error = Driver::open_at(&Fake::new(&script).nvml).expect_err("it does not start");
         assert!(is_expected(&error), "{code}: {error:?}");
     };
     check(9, |error| matches!(error, GpuError::NoDriver(_)));

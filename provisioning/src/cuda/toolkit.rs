@@ -75,7 +75,7 @@ pub(crate) enum ToolkitError {
 /// What a search found.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    library: Option<PathBuf>,
+    nvrtc: Option<PathBuf>,
     includes: Vec<PathBuf>,
 }
 
@@ -106,7 +106,7 @@ impl Toolkit {
 
     fn below(dir: &Path) -> Result<Option<Toolkit>, ToolkitError> {
         let found = search(dir)?;
-        let Some(library) = found.library else { return Ok(None) };
+        let Some(library) = found.nvrtc else { return Ok(None) };
         let nvrtc = Nvrtc::open(library.as_os_str(), builtins(&library).as_deref())?;
         Ok(Some(Toolkit { nvrtc, includes: found.includes }))
     }
@@ -146,9 +146,9 @@ fn search(root: &Path) -> Result<Found, ToolkitError> {
         }
         // What cannot be listed belongs to somebody else, and is none of ours.
         let Ok(names) = names(&dir) else { continue };
-        if found.library.is_none() {
+        if found.nvrtc.is_none() {
             let library = names.iter().find(|name| is_library(name)).map(|name| dir.join(name));
-            found.library = library.filter(|path| path.is_file());
+            found.nvrtc = library.filter(|path| path.is_file());
         }
         if depth < DEPTH_MAX {
             let below = names.iter().map(|name| dir.join(name)).filter(|path| path.is_dir());
@@ -211,7 +211,7 @@ mod tests {
         let found = search(root.path()).expect("it can be searched");
         let base = root.path().canonicalize().expect("it is there");
         let wanted = Found {
-            library: library.map(|path| base.join(path)),
+            nvrtc: library.map(|path| base.join(path)),
             includes: includes.iter().map(|path| base.join(path)).collect(),
         };
         assert_eq!(found, wanted, "{files:?}");
@@ -262,7 +262,7 @@ mod tests {
         std::os::unix::fs::symlink(root.path(), root.path().join("targets/again")).expect("a link can be made");
         std::os::unix::fs::symlink("/nowhere", root.path().join("broken")).expect("a link can be made");
         let found = search(root.path()).expect("it can be searched");
-        assert!(found.library.is_some_and(|path| path.ends_with("targets/lib/libnvrtc.so.12")));
+        assert!(found.nvrtc.is_some_and(|path| path.ends_with("targets/lib/libnvrtc.so.12")));
     }
 
     #[test]

@@ -10,8 +10,8 @@ fn a_probe_shows_every_gpu_and_what_is_mapped_for_them() {
     let world = World::new(&Script { gpus: vec![Gpu::numbered(0), Gpu::numbered(1)], ..Script::default() });
     let probe: Probe = world.prints("probe");
     assert_eq!((probe.why, probe.driver_version.map(|version| version.to_string())), (None, Some("12.8".to_owned())));
-    assert_eq!(probe.libcuda.as_ref(), Some(&world.library()));
-    assert!(probe.mapped.contains(&world.library()), "{:?}", probe.mapped);
+    assert_eq!(probe.libcuda.as_ref(), Some(&world.libcuda()));
+    assert!(probe.mapped.contains(&world.libcuda()), "{:?}", probe.mapped);
     let uuids: Vec<_> = probe.devices.iter().map(|device| device.uuid.clone()).collect();
     assert_eq!(uuids, [Gpu::numbered(0).uuid, Gpu::numbered(1).uuid]);
     assert_eq!((probe.devices[0].compute_capability, probe.devices[0].vram_bytes), ((8, 9), 1 << 30));

@@ -106,7 +106,7 @@ impl World {
     }
 
     /// The driver's library.
-    pub(crate) fn library(&self) -> PathBuf {
+    pub(crate) fn libcuda(&self) -> PathBuf {
         self.dir.path().join("libcuda.so.1")
     }
 }
