@@ -343,8 +343,6 @@ async fn how_a_launch_ends_says_whether_the_task_is_over() {
         (Ok(End::GpuLost { why: "Xid 79".into() }), false, "Xid 79"),
         (Ok(End::Died { exit: Exit::Signal(9) }), false, "signal 9"),
         (Ok(End::Answered { done: Done::Ran(cuda::messages::Ran::default()) }), false, "its outputs did not come"),
-        (Err(Refusal::GpuBusy { waited_ms: 7 }), false, "busy for 7 ms"),
-        (Err(Refusal::NoGpu { why: "it is reset".into() }), false, "it is reset"),
         (Err(Refusal::BadLaunch { detail: "the inputs".into() }), true, "the inputs"),
     ] {
         rig.fake(|fake| fake.ends.push_back(end));
@@ -352,6 +350,19 @@ async fn how_a_launch_ends_says_whether_the_task_is_over() {
         assert!(found == is_final && words.contains(says), "{words}");
     }
     rig.run("double", &sound()).await.expect("the next one runs");
+}
+
+#[tokio::test]
+async fn a_launch_that_nobody_takes_waits_while_there_is_time() {
+    let rig = Rig::serving(&[(8, 9)]).await;
+    for refusal in [Refusal::GpuBusy { waited_ms: 7 }, Refusal::NoGpu { why: "it is reset".into() }] {
+        let words = refusal.to_string();
+        rig.fake(|fake| fake.ends.push_back(Err(refusal.clone())));
+        rig.run("double", &sound()).await.expect("the second time it is taken");
+        rig.fake(|fake| fake.ends.push_back(Err(refusal)));
+        let (is_final, said) = said(&rig.run_for("double", &sound(), 1).await.expect_err("no time for another"));
+        assert!(!is_final && said.contains(&words), "{said}");
+    }
 }
 
 #[tokio::test]
