@@ -1,8 +1,8 @@
 //! Becomes the jail: what the child of a `clone3` does until the service is executed.
 //!
 //! The order is the security argument, and it is the order of the calls in `set_up`, which begins when the
-//! spawner has mapped the slot's ids: close every foreign descriptor; mounts; pivot; look the user up; limits; ids;
-//! capabilities; no new privileges; Landlock; seccomp; execute. Any step that fails ends the jail and its name
+//! spawner has mapped the slot's ids and told the plan: close every foreign descriptor; a mount namespace; mounts; pivot;
+//! look the user up; limits; ids; capabilities; no new privileges; Landlock; seccomp; execute. Any step that fails ends the jail and its name
 //! reaches whoever asked. There is no best-effort mode. Its cgroup and its network are there before its first
 //! instruction, because it was born in them.
 //!

@@ -23,6 +23,7 @@ mod disk;
 mod furniture;
 
 mod berths;
+
 mod cgroup;
 
 mod network;

@@ -140,15 +140,15 @@ pub enum DirectError {
 impl DirectError {
     /// Whether no worker was given the job, so that asking again in a moment costs nothing and may help.
     pub(super) fn has_not_begun(&self) -> bool {
-        match self {
-            DirectError::NoGpu { .. } | DirectError::NoGpus(_) => true,
-            DirectError::Launch(error) => matches!(
-                error,
-                ClientError::Unreachable { .. }
-                    | ClientError::Refused(Refusal::NoGpu { .. } | Refusal::GpuBusy { .. } | Refusal::Busy { .. })
-            ),
-            _ => false,
-        }
+        use Refusal::{Busy, GpuBusy, NoGpu};
+        matches!(
+            self,
+            DirectError::NoGpu { .. }
+                | DirectError::NoGpus(_)
+                | DirectError::Launch(
+                    ClientError::Unreachable { .. } | ClientError::Refused(NoGpu { .. } | GpuBusy { .. } | Busy { .. })
+                )
+        )
     }
 
     /// Whether trying the same again cannot help: the bundle or the task is to blame, not the machine or the weather.
