@@ -1,5 +1,5 @@
 //! What a jail begins with: its number, its network namespace, its cgroup, and a child of the spawner in both, which
-//! waits to be told what to become. One is made in advance, because making it is half of a start.
+//! waits to be told what to become. One is made in advance, because making it is a quarter of a start.
 //!
 //! Invariants: a berth is used once; at most one waits; it is made while nobody starts anything, so that no start
 //! waits for the next one's berth.

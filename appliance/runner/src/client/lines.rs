@@ -1,4 +1,4 @@
-//! Connections to the runner that wait for their next question: opening one costs more than most questions do.
+//! Connections to the runner that wait for their next question: opening one costs as much as a question.
 //!
 //! Invariants: a connection carries one question at a time; one that broke, or that waited for longer than
 //! [`IDLE_MAX`], is never used again, so that a question is only ever sent to somebody who listens.
