@@ -239,13 +239,14 @@ fn attack_46_health_tests_that_leave_daemons_stay_within_the_jail() {
     let command = ["/bin/sh", "-c", "sleep 1000 & cat /dev/zero & exit 0"].map(str::to_owned).to_vec();
     let health = HealthTest { command, interval_ms: 1, timeout_ms: 1000, retries: 3, start_period_ms: 0 };
     let mut spec = ServiceSpec { health: Some(health), ..attack(&["serve"]) };
-    spec.limits.processes = 64;
+    // Each daemon that is left takes the processor from the tests that would leave more: a low limit is met soon.
+    spec.limits.processes = 24;
     rig.run(&source, spec);
     let first = rig.jail_pid(&source);
-    wait_for("the limit to be met", || (descendants(first).len() > 50).then_some(()));
+    wait_for("the limit to be met", || (descendants(first).len() > 18).then_some(()));
     for _ in 0..50 {
         // The first process of the jail is not below itself.
-        assert!(descendants(first).len() <= 64, "{}", descendants(first).len());
+        assert!(descendants(first).len() <= 24, "{}", descendants(first).len());
     }
     let (_, bytes) = hostile::observed::tree(&rig.state("logs"));
     assert!(bytes < 4 << 20, "{bytes} bytes of log");
