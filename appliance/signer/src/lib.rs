@@ -18,10 +18,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod identity;
 pub mod policy;
 pub mod protocol;
 
 mod client;
 
 pub use client::{Client, Error};
-pub use protocol::{Identity, Level, Signed};
+pub use identity::{Identity, KeyState, Tier};
+pub use protocol::Signed;

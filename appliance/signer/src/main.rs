@@ -121,17 +121,17 @@ fn serve(desk: Desk, socket: &Path, peers: Peers, ready: impl FnOnce() -> io::Re
     })
 }
 
-/// One line on stdout: who signs, at which level, and where.
+/// One line on stdout: who signs, at which tier, and where.
 fn say(json: bool, identity: Identity, socket: Option<&Path>) -> io::Result<()> {
-    let Identity { address, level } = identity;
+    let (address, tier, kept) = (identity.address, identity.tier, identity.kept());
     let mut out = io::stdout().lock();
     match (json, socket) {
-        (true, None) => writeln!(out, "{}", serde_json::json!({ "address": address, "level": level }))?,
+        (true, None) => writeln!(out, "{}", serde_json::json!({ "address": address, "tier": tier }))?,
         (true, Some(at)) => {
-            writeln!(out, "{}", serde_json::json!({ "address": address, "level": level, "socket": at }))?;
+            writeln!(out, "{}", serde_json::json!({ "address": address, "tier": tier, "socket": at }))?;
         }
         (false, None) => writeln!(out, "{address}")?,
-        (false, Some(at)) => writeln!(out, "{address} (level {level}) on {}", at.display())?,
+        (false, Some(at)) => writeln!(out, "{address} (tier {kept}) on {}", at.display())?,
     }
     out.flush()
 }

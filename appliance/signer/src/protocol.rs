@@ -15,11 +15,12 @@
 use std::io;
 
 use alloy::consensus::TypedTransaction;
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{B256, Bytes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::identity::Identity;
 use crate::policy::Rule;
 
 /// Longest JSON of one message, in bytes. Calldata is at most 8 KiB, which is 16 KiB in hexadecimal.
@@ -60,32 +61,6 @@ pub enum Answer {
     },
     /// All connections are taken; this one ends. Try again later.
     Busy,
-}
-
-/// Who signs, and how well the key is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// The provider's address on the chain.
-    pub address: Address,
-    /// What protects the key.
-    pub level: Level,
-}
-
-/// What protects the key at rest. The word is shown wherever the rig shows itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// File permissions only: whoever copies the disk has the key.
-    Software,
-}
-
-impl std::fmt::Display for Level {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Software => f.write_str("software"),
-        }
-    }
 }
 
 /// A signed transaction, ready to be stored and broadcast.
@@ -159,7 +134,7 @@ where
 #[cfg(test)]
 mod tests {
     use alloy::consensus::TxEip1559;
-    use alloy::primitives::{TxKind, U256};
+    use alloy::primitives::{Address, TxKind, U256};
 
     use super::*;
 

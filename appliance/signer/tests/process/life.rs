@@ -9,7 +9,7 @@ use std::time::Duration;
 use alloy::consensus::{SignableTransaction, TxEnvelope, TxLegacy, TypedTransaction};
 use alloy::eips::eip2718::Decodable2718;
 use alloy::primitives::{TxKind, U256, keccak256};
-use signer::{Client, Error, Identity, Level};
+use signer::{Client, Error};
 
 use crate::rig::{CHAIN_ID, Home, NOBODY, OWNER, socket_inodes, stderr};
 
@@ -34,7 +34,7 @@ fn the_address_is_also_told_as_json() {
     let home = Home::new();
     let output = home.command(&["address", "--json", "--allow-swap"]).output().expect("run rig-signer");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
-    assert_eq!(said, serde_json::json!({ "address": home.address().to_string().to_lowercase(), "level": "software" }));
+    assert_eq!(said, serde_json::json!({ "address": home.address().to_string().to_lowercase(), "tier": "N" }));
 }
 
 #[test]
@@ -112,7 +112,7 @@ async fn the_signed_bytes_recover_to_the_address_and_hash_to_the_hash() {
     let running = home.start();
     let client = Client::connect(home.socket()).await.expect("connect");
     let identity = client.identity().await.expect("identity");
-    assert_eq!(identity, Identity { address: running.address, level: Level::Software });
+    assert_eq!(identity.address, running.address);
 
     let to = TxKind::Call(OWNER);
     let legacy =

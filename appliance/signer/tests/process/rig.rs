@@ -130,7 +130,7 @@ impl Home {
             Ok(said) => said,
             Err(_) => panic!("not ready: {}", self.log()),
         };
-        assert_eq!(said["level"], "software");
+        assert_eq!(said["tier"], "N");
         assert_eq!(said["socket"], self.socket().to_str().expect("a path in UTF-8"));
         let address = said["address"].as_str().expect("an address").parse().expect("an address");
         Running { child, address }
