@@ -77,6 +77,9 @@ missing_packages() {
     has mkfs.erofs || echo erofs-utils
     [ -x /usr/sbin/nft ] || echo nftables
     has qemu-system-x86_64 || echo qemu-system-x86
+    has swtpm || echo swtpm
+    has swtpm_setup || echo swtpm-tools
+    has strace || echo strace
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 
