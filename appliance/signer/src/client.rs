@@ -10,17 +10,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alloy::consensus::TypedTransaction;
-use alloy::primitives::keccak256;
+use alloy::primitives::{Address, keccak256};
+use attest::evidence::Nonce;
+use attest::{Credential, Enrolment, Quote};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, KeyState};
 use crate::policy::Rule;
-use crate::protocol::{Answer, FrameError, Request, Signed, read_length, read_message, write_message};
+use crate::protocol::{Answer, FrameError, Request, Signed, TlsIdentity, read_length, read_message, write_message};
 
 /// Longest wait for one answer. Signing takes well below a millisecond; the rest is a busy machine.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for an answer of the TPM. Most take below a second; the first RSA key of a chip may take many.
+pub(crate) const TPM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection to the signer that mends itself. Share it by reference or in an `Arc`.
 #[derive(Debug)]
@@ -48,6 +53,20 @@ pub enum Error {
         /// The rule.
         rule: Rule,
         /// What was found and what would have been allowed.
+        why: String,
+    },
+    /// The key is closed and there is no successor. Not final: the key may open, or its owner may rotate.
+    #[error("the signer's key is closed, {state}")]
+    Closed {
+        /// Why.
+        state: KeyState,
+        /// The address of the closed key, where its file still tells.
+        address: Option<Address>,
+    },
+    /// The TPM did not do it. Asking again is safe.
+    #[error("the signer's TPM: {why}")]
+    Tpm {
+        /// What the TPM said.
         why: String,
     },
     /// The signer could not read the request, or it is too long to be sent. Final.
@@ -93,6 +112,38 @@ impl Client {
         }
     }
 
+    /// The rig's keys and what its TPM says for them, over a verifier's nonce. Errors: every variant of [`Error`].
+    pub async fn enrol(&self, nonce: Nonce) -> Result<Enrolment, Error> {
+        match self.ask(&Request::Enrol { nonce }).await? {
+            Answer::Enrolment(enrolment) => Ok(*enrolment),
+            answer => Err(self.no_answer(answer)),
+        }
+    }
+
+    /// What the TPM measured, over a verifier's nonce. Errors: every variant of [`Error`].
+    pub async fn quote(&self, nonce: Nonce) -> Result<Quote, Error> {
+        match self.ask(&Request::Quote { nonce }).await? {
+            Answer::Quote(quote) => Ok(*quote),
+            answer => Err(self.no_answer(answer)),
+        }
+    }
+
+    /// The secret in a verifier's challenge. Errors: every variant of [`Error`].
+    pub async fn activate(&self, credential: Credential) -> Result<attest::Answer, Error> {
+        match self.ask(&Request::Activate { credential: Box::new(credential) }).await? {
+            Answer::Activated(answer) => Ok(answer),
+            answer => Err(self.no_answer(answer)),
+        }
+    }
+
+    /// The public half of the TLS key, and a request for its certificate. Errors: every variant of [`Error`].
+    pub async fn tls_identity(&self) -> Result<TlsIdentity, Error> {
+        match self.ask(&Request::TlsIdentity).await? {
+            Answer::TlsIdentity(identity) => Ok(identity),
+            answer => Err(self.no_answer(answer)),
+        }
+    }
+
     async fn ask(&self, request: &Request) -> Result<Answer, Error> {
         let mut idle = self.idle.lock().await;
         if let Some(stream) = idle.take() {
@@ -126,7 +177,7 @@ impl Client {
                 Err(error) => Err(self.frame(error)),
             }
         };
-        match timeout(ANSWER_TIMEOUT, talk).await {
+        match timeout(patience(request), talk).await {
             Ok(answer) => Ok((answer?, stream)),
             Err(_) => Err(unreachable(&self.path, io::ErrorKind::TimedOut.into())),
         }
@@ -138,7 +189,15 @@ impl Client {
             Answer::Refused { rule, why } => Error::Refused { rule, why },
             Answer::Malformed { why } => Error::Malformed { why },
             Answer::Busy => unreachable(&self.path, io::Error::new(io::ErrorKind::WouldBlock, "all connections taken")),
-            Answer::Identity(_) | Answer::Signed(_) => self.nonsense("an answer to another question"),
+            Answer::Closed { state, address } => Error::Closed { state, address },
+            Answer::Failed { why } => Error::Tpm { why },
+            Answer::Identity(_)
+            | Answer::Signed(_)
+            | Answer::Enrolment(_)
+            | Answer::Quote(_)
+            | Answer::Activated(_)
+            | Answer::TlsIdentity(_)
+            | Answer::TlsSignature { .. } => self.nonsense("an answer to another question"),
         }
     }
 
@@ -161,10 +220,21 @@ impl Error {
     /// True if asking the same again cannot help. False: retry, later if a rule says that time heals it.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => false,
+            Self::Unreachable { .. } | Self::Closed { .. } | Self::Tpm { .. } => false,
             Self::Refused { rule, .. } => !rule.passes_with_time(),
             Self::Malformed { .. } | Self::Nonsense { .. } => true,
         }
+    }
+}
+
+fn patience(request: &Request) -> Duration {
+    match request {
+        Request::Identity | Request::Sign { .. } => ANSWER_TIMEOUT,
+        Request::Enrol { .. }
+        | Request::Quote { .. }
+        | Request::Activate { .. }
+        | Request::TlsIdentity
+        | Request::TlsSign { .. } => TPM_TIMEOUT,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Keeps the key out of swap, core dumps and debuggers of the same user.
 //!
-//! Invariant: this runs before the key is read. Root on the rig can still read the memory of any process;
-//! nothing in this file claims otherwise.
+//! Invariant: this runs before the key is read. Root on the rig can still read the memory of any process, and can use
+//! the key by asking for it; nothing in this file claims otherwise. What the process may do later is in `filter`.
 
 use nix::errno::Errno;
 use nix::sys::mman::{MlockAllFlags, mlockall};

@@ -13,15 +13,15 @@
 use std::time::Duration;
 
 use alloy::consensus::{Transaction, TypedTransaction};
-use alloy::primitives::{Address, TxKind, U256};
+use alloy::primitives::{Address, B256, TxKind, U256, keccak256};
 use serde::{Deserialize, Serialize};
 
 mod calls;
 mod file;
 mod usage;
 
-pub use file::{Contracts, FileError, PolicyFile};
-pub use usage::Usage;
+pub use file::{Contracts, FileError, KeyWish, PolicyFile, TierWish};
+pub use usage::{Minute, Usage};
 
 /// Longest calldata that is read, in bytes. The longest honest call carries one URL (`submitResponse`); 8 KiB
 /// leaves room for a URL of 7 KiB and keeps a request, hex-encoded, far below the frame limit.
@@ -39,6 +39,16 @@ pub struct Policy {
 pub struct Permit<'a> {
     tx: &'a TypedTransaction,
     gas_wei: u128,
+    response: Option<Response>,
+}
+
+/// What a `submitResponse` says, as far as it matters for answering a task once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Response {
+    /// The task that is answered.
+    pub task: Address,
+    /// Keccak-256 of the calldata, which is canonical: two different answers never share it.
+    pub digest: B256,
 }
 
 /// The name of a rule. It travels in refusals and log lines, so a name is never reused for another meaning.
@@ -77,6 +87,18 @@ pub enum Rule {
     CallsPerMinute,
     /// At most `max_gas_wei_per_day` of gas, at worst price, in any 24 hours.
     GasWeiPerDay,
+    /// A task is answered once. The same response again, at another price, is the same answer.
+    SecondResponse,
+    /// Responses are signed only while the journal of responses can be read and written.
+    Journal,
+    /// The key is closed and there is no successor, so that there is nothing to sign with.
+    KeyClosed,
+    /// The TLS key signs a TLS 1.3 client's proof of possession and nothing else.
+    TlsMessage,
+    /// This machine shows no TPM that could attest.
+    NoTpm,
+    /// At most so many requests to the TPM in any minute: it is slow, and signatures wait behind it.
+    TpmCallsPerMinute,
 }
 
 /// A refusal: the first rule that the transaction breaks, and what was found, for a person to read.
@@ -117,10 +139,10 @@ impl Policy {
     pub fn check<'a>(&self, tx: &'a TypedTransaction, now: Duration, usage: &Usage) -> Result<Permit<'a>, Refusal> {
         self.check_envelope(tx)?;
         self.check_fees(tx)?;
-        self.check_destination(tx)?;
+        let response = self.check_destination(tx)?;
         let gas_wei = u128::from(tx.gas_limit()).saturating_mul(tx.max_fee_per_gas());
         self.check_budget(gas_wei, now, usage)?;
-        Ok(Permit { tx, gas_wei })
+        Ok(Permit { tx, gas_wei, response })
     }
 
     fn check_envelope(&self, tx: &TypedTransaction) -> Result<(), Refusal> {
@@ -162,7 +184,7 @@ impl Policy {
         }
     }
 
-    fn check_destination(&self, tx: &TypedTransaction) -> Result<(), Refusal> {
+    fn check_destination(&self, tx: &TypedTransaction) -> Result<Option<Response>, Refusal> {
         let input = tx.input();
         if input.len() > CALLDATA_BYTES_MAX {
             let found = input.len();
@@ -173,7 +195,7 @@ impl Policy {
         };
         if to == self.file.owner {
             return match input.is_empty() {
-                true => Ok(()),
+                true => Ok(None),
                 false => Err(Rule::PlainTransfer.broken("a transfer to the owner carries calldata".to_owned())),
             };
         }
@@ -188,12 +210,15 @@ impl Policy {
             return Err(Rule::Value.broken(format!("a call carries {} wei, none is allowed", tx.value())));
         }
         match call? {
-            calls::Binds::Nobody => Ok(()),
-            calls::Binds::Provider(found) if found == self.own => Ok(()),
-            calls::Binds::Provider(found) => {
+            calls::Binds::Nobody => Ok(None),
+            calls::Binds::Provider(found) if found == self.own => Ok(None),
+            calls::Binds::Response { task, provider } if provider == self.own => {
+                Ok(Some(Response { task, digest: keccak256(input) }))
+            }
+            calls::Binds::Provider(found) | calls::Binds::Response { provider: found, .. } => {
                 Err(Rule::Provider.broken(format!("provider {found}, ours is {}", self.own)))
             }
-            calls::Binds::Owner(found) if found == self.file.owner => Ok(()),
+            calls::Binds::Owner(found) if found == self.file.owner => Ok(None),
             calls::Binds::Owner(found) => {
                 Err(Rule::Owner.broken(format!("master {found}, the owner is {}", self.file.owner)))
             }
@@ -228,15 +253,23 @@ impl Permit<'_> {
     pub fn gas_wei(&self) -> u128 {
         self.gas_wei
     }
+
+    /// The answer to a task that it is, if it is one.
+    pub fn response(&self) -> Option<Response> {
+        self.response
+    }
 }
 
 // === impl Rule ===
 
 impl Rule {
-    /// True if the same transaction may pass later, without any change: the budgets refill with time.
+    /// True if the same request may pass later, without any change: a budget refills with time, a journal or a key
+    /// that cannot be used is mended by somebody.
     pub fn passes_with_time(self) -> bool {
         match self {
-            Self::CallsPerMinute | Self::GasWeiPerDay => true,
+            Self::CallsPerMinute | Self::GasWeiPerDay | Self::TpmCallsPerMinute | Self::Journal | Self::KeyClosed => {
+                true
+            }
             Self::TransactionType
             | Self::ChainId
             | Self::ContractCreation
@@ -250,7 +283,10 @@ impl Rule {
             | Self::Selector
             | Self::Calldata
             | Self::Provider
-            | Self::Owner => false,
+            | Self::Owner
+            | Self::SecondResponse
+            | Self::TlsMessage
+            | Self::NoTpm => false,
         }
     }
 
@@ -273,10 +309,17 @@ impl Rule {
             Self::Owner => "owner",
             Self::CallsPerMinute => "calls-per-minute",
             Self::GasWeiPerDay => "gas-wei-per-day",
+            Self::SecondResponse => "second-response",
+            Self::Journal => "journal",
+            Self::KeyClosed => "key-closed",
+            Self::TlsMessage => "tls-message",
+            Self::NoTpm => "no-tpm",
+            Self::TpmCallsPerMinute => "tpm-calls-per-minute",
         }
     }
 
-    fn broken(self, why: String) -> Refusal {
+    /// The refusal by this rule, with what was found.
+    pub fn broken(self, why: String) -> Refusal {
         Refusal { rule: self, why }
     }
 }

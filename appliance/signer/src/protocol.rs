@@ -5,7 +5,7 @@
 //! ```text
 //!  0        4                    4+n
 //!  ├────────┼─────────────────────┤   n: u32, little endian, 1 ..= FRAME_BYTES_MAX
-//!  │   n    │  JSON, UTF-8        │   request  "identity" | {"sign":{"tx":{…}}}
+//!  │   n    │  JSON, UTF-8        │   request  "identity" | {"sign":{"tx":{…}}} | {"quote":{"nonce":"…"}} | …
 //!  └────────┴─────────────────────┘   answer   {"identity":{…}} | {"signed":{…}} | {"refused":{…}} | …
 //! ```
 //!
@@ -15,12 +15,14 @@
 use std::io;
 
 use alloy::consensus::TypedTransaction;
-use alloy::primitives::{B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes};
+use attest::evidence::Nonce;
+use attest::{Credential, Enrolment, Quote};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::identity::Identity;
+use crate::identity::{Identity, KeyState};
 use crate::policy::Rule;
 
 /// Longest JSON of one message, in bytes. Calldata is at most 8 KiB, which is 16 KiB in hexadecimal.
@@ -37,6 +39,28 @@ pub enum Request {
         /// The transaction: legacy with a chain id, or EIP-1559. The signer changes nothing in it.
         tx: Box<TypedTransaction>,
     },
+    /// The rig's keys and what its TPM says for them.
+    Enrol {
+        /// The verifier's, 16 to 64 bytes.
+        nonce: Nonce,
+    },
+    /// What the TPM measured at this start.
+    Quote {
+        /// The verifier's, 16 to 64 bytes.
+        nonce: Nonce,
+    },
+    /// The secret that the verifier encrypted to this TPM and its attestation key.
+    Activate {
+        /// The verifier's challenge.
+        credential: Box<Credential>,
+    },
+    /// The public half of the TLS key, and a request for its certificate.
+    TlsIdentity,
+    /// A proof that this rig has its TLS key, for the connection that `message` sums up.
+    TlsSign {
+        /// The content that a TLS 1.3 client signs (RFC 8446, section 4.4.3); nothing else is signed.
+        message: Bytes,
+    },
 }
 
 /// What the signer answers.
@@ -52,6 +76,31 @@ pub enum Answer {
         /// The first rule that is broken.
         rule: Rule,
         /// What was found and what would have been allowed.
+        why: String,
+    },
+    /// The key is closed and there is no successor. Nothing was signed.
+    Closed {
+        /// Why.
+        state: KeyState,
+        /// The address of the closed key, where its file still tells.
+        address: Option<Address>,
+    },
+    /// To [`Request::Enrol`].
+    Enrolment(Box<Enrolment>),
+    /// To [`Request::Quote`].
+    Quote(Box<Quote>),
+    /// To [`Request::Activate`].
+    Activated(attest::Answer),
+    /// To [`Request::TlsIdentity`].
+    TlsIdentity(TlsIdentity),
+    /// To [`Request::TlsSign`].
+    TlsSignature {
+        /// ECDSA with P-256 over SHA-256 of the message, low s, DER.
+        der: Bytes,
+    },
+    /// The TPM did not do it. Nothing was signed, and asking again is safe.
+    Failed {
+        /// What the TPM said.
         why: String,
     },
     /// The request is not in this protocol. Nothing was signed.
@@ -71,6 +120,16 @@ pub struct Signed {
     pub raw: Bytes,
     /// The transaction hash: Keccak-256 of `raw`.
     pub hash: B256,
+}
+
+/// The public half of the rig's TLS key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsIdentity {
+    /// SubjectPublicKeyInfo, DER.
+    pub spki: Bytes,
+    /// PKCS#10 request, DER, whose subject is the provider's address.
+    pub csr: Bytes,
 }
 
 /// A frame that could not be read or written.
@@ -98,10 +157,7 @@ pub async fn read_length<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<
         return Ok(None);
     }
     stream.read_exact(&mut length[1..]).await.map_err(FrameError::Stream)?;
-    match u32::from_le_bytes(length) {
-        bytes @ 1..=FRAME_BYTES_MAX => Ok(Some(bytes)),
-        bytes => Err(FrameError::Length { bytes: bytes.into() }),
-    }
+    length_of(length).map(Some)
 }
 
 /// Reads the message of a frame of `bytes` bytes. Errors: [`FrameError::Stream`], [`FrameError::Message`].
@@ -121,14 +177,42 @@ where
     M: Serialize,
     S: AsyncWrite + Unpin,
 {
+    stream.write_all(&frame(message)?).await.map_err(FrameError::Stream)
+}
+
+/// What [`read_length`] reads, on a stream of the standard library. The same errors.
+pub fn read_length_blocking(stream: &mut impl io::Read) -> Result<Option<u32>, FrameError> {
+    let mut length = [0; 4];
+    if stream.read(&mut length[..1]).map_err(FrameError::Stream)? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut length[1..]).map_err(FrameError::Stream)?;
+    length_of(length).map(Some)
+}
+
+/// What [`read_message`] reads, on a stream of the standard library. The same errors.
+pub fn read_message_blocking<M: DeserializeOwned>(stream: &mut impl io::Read, bytes: u32) -> Result<M, FrameError> {
+    let mut json = vec![0; bytes as usize];
+    stream.read_exact(&mut json).map_err(FrameError::Stream)?;
+    serde_json::from_slice(&json).map_err(FrameError::Message)
+}
+
+/// `message` as one frame. Errors: [`FrameError::Length`], [`FrameError::Message`].
+pub fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     let json = serde_json::to_vec(message).map_err(FrameError::Message)?;
     let bytes = json.len() as u64;
     let length = match u32::try_from(bytes) {
         Ok(length @ 1..=FRAME_BYTES_MAX) => length,
         Ok(_) | Err(_) => return Err(FrameError::Length { bytes }),
     };
-    let frame = [&length.to_le_bytes()[..], &json].concat();
-    stream.write_all(&frame).await.map_err(FrameError::Stream)
+    Ok([&length.to_le_bytes()[..], &json].concat())
+}
+
+fn length_of(length: [u8; 4]) -> Result<u32, FrameError> {
+    match u32::from_le_bytes(length) {
+        bytes @ 1..=FRAME_BYTES_MAX => Ok(bytes),
+        bytes => Err(FrameError::Length { bytes: bytes.into() }),
+    }
 }
 
 #[cfg(test)]
@@ -160,11 +244,22 @@ mod tests {
         let json = serde_json::to_string(&Request::Sign { tx: tx.clone() }).expect("json");
         assert!(json.starts_with(r#"{"sign":{"tx":{"type":"0x2","chainId":"0x2ec1d0a502""#), "{json}");
         check(&Request::Sign { tx }, &json);
+        let nonce = Nonce::new([7; 16]).expect("16 bytes");
+        check(&Request::Quote { nonce }, r#"{"quote":{"nonce":"07070707070707070707070707070707"}}"#);
+        check(&Request::TlsSign { message: Bytes::from(vec![32]) }, r#"{"tls_sign":{"message":"0x20"}}"#);
     }
 
     #[test]
     fn unknown_requests_and_fields_are_refused() {
-        for json in ["\"key\"", "{\"sign\":{}}", "{\"sign\":{\"hash\":\"0x00\"}}", "null", "[]", "{\"identity\":1}"] {
+        for json in [
+            "\"key\"",
+            "{\"quote\":{\"nonce\":\"00\"}}",
+            "{\"sign\":{}}",
+            "{\"sign\":{\"hash\":\"0x00\"}}",
+            "null",
+            "[]",
+            "{\"identity\":1}",
+        ] {
             serde_json::from_str::<Request>(json).expect_err(json);
         }
     }

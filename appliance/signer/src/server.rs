@@ -103,6 +103,7 @@ impl Server {
     /// Answers until `stop` is ready. An answer is written whole or not at all, so nothing needs a drain.
     pub(crate) async fn serve(self, stop: impl Future<Output = ()>) {
         let connections = async {
+            tokio::task::spawn_local(try_again(Rc::clone(&self.desk)));
             tokio::pin!(stop);
             let mut served = JoinSet::new();
             loop {
@@ -142,6 +143,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Tries a closed key again for as long as that may help.
+async fn try_again(desk: Rc<Desk>) {
+    while let Some(pause) = desk.pause() {
+        tokio::time::sleep(pause).await;
+        desk.retry();
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) enum Binds {
     Nobody,
     /// The call acts for this provider.
     Provider(Address),
+    /// The call answers this task for this provider.
+    Response { task: Address, provider: Address },
     /// The call pairs the rig with this owner.
     Owner(Address),
 }
@@ -71,7 +73,10 @@ pub(super) fn nexus(input: &[u8]) -> Result<Binds, Refusal> {
         Nexus::NexusCalls::register(call) => Binds::Provider(call.provider),
         Nexus::NexusCalls::unregister(call) => Binds::Provider(call.provider),
         Nexus::NexusCalls::attempt(call) => Binds::Provider(call.provider),
-        Nexus::NexusCalls::submitResponse(call) => Binds::Provider(call.responseParams.provider),
+        Nexus::NexusCalls::submitResponse(call) => {
+            let Nexus::ResponseParams { task, provider, data: _, payment: _ } = call.responseParams;
+            Binds::Response { task, provider }
+        }
     })
 }
 

@@ -1,8 +1,9 @@
 //! The policy file, `signer.toml`.
 //!
-//! Invariants: unknown keys are errors that name the line, the key and the nearest valid key; every field is
-//! required, so no limit is ever a default that nobody chose; the three contracts and the owner are four
-//! different addresses and none is zero.
+//! Invariants: unknown keys are errors that name the line, the key and the nearest valid key; every limit is
+//! required, so none is ever a default that nobody chose; the three contracts and the owner are four
+//! different addresses and none is zero. Only `[identity]` may be absent: it limits nothing, and what a rig does
+//! without it (the best that needs no preparation, and no rotation) is what nearly every owner wants.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use serde::Deserialize;
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Every key that the file may hold, for "did you mean". Kept equal to the structs below by a test.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 13] = [
     "chain_id",
     "owner",
     "max_gas",
@@ -25,6 +26,9 @@ const KEYS: [&str; 10] = [
     "nexus",
     "terminal",
     "vault",
+    "identity",
+    "tier",
+    "generation",
 ];
 
 /// What the policy file says. All amounts are wei of the network's own coin.
@@ -45,6 +49,37 @@ pub struct PolicyFile {
     pub max_gas_wei_per_day: u64,
     /// The contracts that may be called.
     pub contracts: Contracts,
+    /// How the key is to be kept.
+    #[serde(default)]
+    pub identity: KeyWish,
+}
+
+/// How the owner wants the key to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeyWish {
+    /// What is to protect a key that is born from now on. A key that lives already stays as it is.
+    pub tier: TierWish,
+    /// Counts the keys that the owner asked for. A number above the one of the key that is there asks for a new key.
+    pub generation: u32,
+}
+
+/// What the owner wants to protect the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum TierWish {
+    /// B, or N where there is no TPM. The default, since S and 4 need preparation, and lose the key to a mistake.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// Secure Boot with the vendor's own keys, or no key.
+    S,
+    /// Measured boot, or no key.
+    #[serde(rename = "4")]
+    Four,
+    /// A TPM, or no key.
+    B,
+    /// Software, even where there is a TPM.
+    N,
 }
 
 /// Addresses of the contracts that may be called.
@@ -196,6 +231,7 @@ mod tests {
         check("max_fee_per_gas_wei", "max_fee_per_gas", line_of("max_fee_per_gas_wei"), "max_fee_per_gas_wei");
         check("terminal", "terminus", line_of("terminal"), "terminal");
         check("chain_id", "chainid", line_of("chain_id"), "chain_id");
+        check("generation", "generations", line_of("generation"), "generation");
     }
 
     #[test]
@@ -205,10 +241,27 @@ mod tests {
             ("chain_id = 1071", "chain_id = \"mainnet\"", "invalid type: string \"mainnet\", expected u64"),
             ("chain_id = 1071", "chain_id = -1", "invalid value: integer `-1`, expected u64"),
             ("[contracts]", "[contracts", "unclosed table"),
+            ("tier = \"auto\"", "tier = \"s\"", "unknown variant `s`, expected one of `auto`, `S`, `4`, `B`, `N`"),
+            ("generation = 0", "generation = -1", "invalid value: integer `-1`, expected u32"),
         ] {
             let error = parse(&EXAMPLE.replace(from, to)).expect_err(words);
             assert!(matches!(error, FileError::Syntax { .. }), "{error:?}");
             assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_the_key_is_read_and_may_be_absent() {
+        let check = |text: &str, tier: TierWish, generation: u32| {
+            let (rest, _) = EXAMPLE.split_once("\n[identity]\n").expect("the table is the last");
+            let file = parse(&format!("{rest}\n{text}")).expect("a policy");
+            assert_eq!(file.identity, KeyWish { tier, generation }, "{text}");
+        };
+        check("", TierWish::Auto, 0);
+        check("[identity]\n", TierWish::Auto, 0);
+        check("[identity]\ngeneration = 7\n", TierWish::Auto, 7);
+        for (word, tier) in [("S", TierWish::S), ("4", TierWish::Four), ("B", TierWish::B), ("N", TierWish::N)] {
+            check(&format!("[identity]\ntier = \"{word}\"\n"), tier, 0);
         }
     }
 

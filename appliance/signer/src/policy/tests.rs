@@ -251,6 +251,59 @@ fn usage_stays_small_over_a_busy_week() {
 }
 
 #[test]
+fn a_response_names_its_task_and_its_calldata_whatever_it_costs() {
+    let nexus = contracts().nexus;
+    let response = |tx: TxEip1559| {
+        let tx = TypedTransaction::from(tx);
+        policy().check(&tx, NOON, &Usage::default()).expect("allowed").response()
+    };
+    let first = response(call(nexus, submit(OWN, "a"))).expect("a response");
+    assert_eq!((first.task, first.digest), (OTHER, keccak256(submit(OWN, "a"))));
+    let replacement = TxEip1559 { nonce: 9, max_fee_per_gas: 9_000_000_000, ..call(nexus, submit(OWN, "a")) };
+    assert_eq!(response(replacement), Some(first));
+    assert_ne!(response(call(nexus, submit(OWN, "b"))), Some(first));
+    assert_eq!(response(call(nexus, attempt(OWN))), None);
+    assert_eq!(response(call(OWNER, Vec::new())), None);
+}
+
+#[test]
+fn what_is_restored_allows_no_more_than_what_was() {
+    let policy = policy();
+    let dear = TxEip1559 { gas_limit: 5_000_000, max_fee_per_gas: 5_000_000_000, ..call(OWNER, Vec::new()) };
+    let dear = TypedTransaction::from(dear);
+    // 0.025 coins each: the day's five coins are 200 of them, the minute's calls 120.
+    let (mut usage, mut kept) = (Usage::default(), std::collections::BTreeMap::new());
+    let rule = |usage: &Usage, now| policy.check(&dear, now, usage).map(drop).map_err(|refusal| refusal.rule);
+    let mut enter = |usage: &mut Usage, now| {
+        let permit = policy.check(&dear, now, usage).expect("within the budgets");
+        let minute = usage.enter(&permit, now);
+        kept.insert(minute.minute, minute);
+    };
+    for second in 0..119 {
+        enter(&mut usage, NOON + Duration::from_millis(second * 500));
+    }
+    for hour in 1..=80 {
+        enter(&mut usage, NOON + Duration::from_secs(hour * 900));
+    }
+    let now = NOON + Duration::from_secs(80 * 900);
+    let minutes = || kept.values().copied();
+    let restored = Usage::restore(minutes(), 120);
+    assert_eq!(restored.latest(), usage.latest());
+    for later in [0, 1, 30, 60, 3600, 4 * 3600 - 1, 4 * 3600 + 120] {
+        let now = now + Duration::from_secs(later);
+        assert_eq!(rule(&restored, now), rule(&usage, now), "{later} s later");
+        assert_eq!(restored.gas_wei_in_day(now), usage.gas_wei_in_day(now));
+        assert!(restored.calls_in_minute(now) >= usage.calls_in_minute(now));
+    }
+    // The calls of the first minute alone, restored at its end: as many as were made, and gone a minute later.
+    let first: Vec<Minute> = minutes().take(1).collect();
+    let restored = Usage::restore(first.clone(), 120);
+    assert_eq!(restored.calls_in_minute(first[0].last), 119);
+    assert_eq!(restored.calls_in_minute(first[0].last + Duration::from_secs(60)), 0);
+    assert_eq!(Usage::restore(first, 7).calls_in_minute(NOON), 7, "what is remembered is bounded");
+}
+
+#[test]
 fn the_owner_is_never_the_rig_itself() {
     let file = policy().file;
     let owner = file.owner;
@@ -259,7 +312,10 @@ fn the_owner_is_never_the_rig_itself() {
 
 #[test]
 fn a_rule_has_the_same_name_in_the_log_and_on_the_socket() {
-    for rule in [Rule::TransactionType, Rule::FeePerGas, Rule::GasWeiPerDay, Rule::PlainTransfer, Rule::Owner] {
+    let new =
+        [Rule::SecondResponse, Rule::Journal, Rule::KeyClosed, Rule::TlsMessage, Rule::NoTpm, Rule::TpmCallsPerMinute];
+    let old = [Rule::TransactionType, Rule::FeePerGas, Rule::GasWeiPerDay, Rule::PlainTransfer, Rule::Owner];
+    for rule in old.into_iter().chain(new) {
         assert_eq!(serde_json::to_string(&rule).expect("json"), format!("\"{rule}\""));
     }
 }

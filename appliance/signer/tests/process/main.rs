@@ -5,5 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod abuse;
+mod corpus;
+mod handshake;
 mod life;
+mod locked;
 mod rig;
+mod socket;
+mod tpm;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use alloy::consensus::{TxEip1559, TypedTransaction};
-use alloy::primitives::{Address, TxKind, U256, address};
+use alloy::primitives::{Address, TxKind, U256, address, keccak256};
 use alloy::sol;
 use alloy::sol_types::SolCall;
 use signer::protocol::Answer;
@@ -30,30 +30,56 @@ pub(crate) const NOBODY: u32 = 65534;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 sol! {
+    struct ResponseParams {
+        address task;
+        address provider;
+        string data;
+        uint256 payment;
+    }
+
+    function submitResponse(ResponseParams responseParams);
     function attempt(address task, address provider, uint256 suggestedPayment);
     function announceMaster(address master);
     function claim();
 }
 
-/// Where one signer lives: `state/` for the key, `socket`, `signer.toml`, and what it says on stderr.
+/// Where one signer lives: `state/` for the key, `socket`, `signer.toml`, an empty `hardware/`, and what it says on
+/// stderr. It has no TPM unless it is given one, whatever machine the test runs on.
 pub(crate) struct Home {
     dir: TempDir,
     uid: Option<u32>,
+    tpm: String,
 }
 
 /// A running signer.
 pub(crate) struct Running {
     child: Child,
+    /// Zero if nobody signs.
     pub(crate) address: Address,
+    /// The line that it began with.
+    pub(crate) said: serde_json::Value,
 }
 
 // === impl Home ===
 
 impl Home {
     pub(crate) fn new() -> Self {
-        let home = Self { dir: tempfile::tempdir().expect("a directory"), uid: None };
+        let home = Self { dir: tempfile::tempdir().expect("a directory"), uid: None, tpm: "none".to_owned() };
+        fs::create_dir(home.path("hardware")).expect("a directory");
         home.allow_calls(1000);
         home
+    }
+
+    /// A home whose signer has the TPM at `place`.
+    pub(crate) fn with_tpm(place: &str) -> Self {
+        let mut home = Self::new();
+        home.put_tpm(place);
+        home
+    }
+
+    /// The signers that are started from now on have the TPM at `place`.
+    pub(crate) fn put_tpm(&mut self, place: &str) {
+        place.clone_into(&mut self.tpm);
     }
 
     /// A home whose signer runs as [`NOBODY`]. `None` unless the test may change users.
@@ -78,6 +104,13 @@ impl Home {
         self.path("socket")
     }
 
+    /// Asks for the key of this generation.
+    pub(crate) fn ask_generation(&self, generation: u32) {
+        self.allow_calls(1000);
+        let policy = fs::read_to_string(self.path("signer.toml")).expect("the policy");
+        fs::write(self.path("signer.toml"), format!("{policy}[identity]\ngeneration = {generation}\n")).expect("write");
+    }
+
     /// Writes a policy that allows so many signatures in a minute.
     pub(crate) fn allow_calls(&self, calls: u32) {
         let policy = format!(
@@ -97,6 +130,7 @@ impl Home {
             command.uid(uid).gid(uid);
         }
         command.args(arguments).arg("--state").arg(self.path("state"));
+        command.arg("--tpm").arg(&self.tpm).arg("--hardware").arg(self.path("hardware"));
         command.env_remove("JOURNAL_STREAM").env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }
@@ -120,6 +154,15 @@ impl Home {
         self.start_as(command)
     }
 
+    /// Starts a signer under another program, as whose arguments its own are given.
+    pub(crate) fn start_under(&self, program: &str, arguments: &[&str]) -> Running {
+        let inner = self.run_command();
+        let mut command = Command::new(program);
+        command.args(arguments).arg(inner.get_program()).args(inner.get_args());
+        command.env_remove("JOURNAL_STREAM").env_remove("RUST_LOG").stdin(Stdio::null());
+        self.start_as(command)
+    }
+
     fn start_as(&self, mut command: Command) -> Running {
         let log = fs::File::create(self.path("stderr")).expect("a log");
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("start rig-signer");
@@ -130,17 +173,28 @@ impl Home {
             Ok(said) => said,
             Err(_) => panic!("not ready: {}", self.log()),
         };
-        assert_eq!(said["tier"], "N");
         assert_eq!(said["socket"], self.socket().to_str().expect("a path in UTF-8"));
-        let address = said["address"].as_str().expect("an address").parse().expect("an address");
-        Running { child, address }
+        let address = said["address"].as_str().map_or(Address::ZERO, |text| text.parse().expect("an address"));
+        Running { child, address, said }
     }
 
     /// Runs `rig-signer address` to its end.
     pub(crate) fn address(&self) -> Address {
         let output = self.command(&["address", "--allow-swap"]).output().expect("run rig-signer");
         assert!(output.status.success(), "{}", stderr(&output));
-        String::from_utf8(output.stdout).expect("text").trim().parse().expect("an address")
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.lines().next().expect("a first line").parse().expect("an address")
+    }
+
+    /// The tasks that were answered, in order. Panics if the journal is damaged.
+    pub(crate) fn journal(&self) -> Vec<Address> {
+        let bytes = fs::read(self.path("state/responses.journal")).expect("the journal");
+        let (records, rest) = bytes.as_chunks::<64>();
+        assert!(rest.is_empty() && records[0].starts_with(b"RIGRESP\x01"), "the journal has whole records");
+        for record in records {
+            assert_eq!(record[56..], keccak256(&record[..56])[..8], "the journal has sound records");
+        }
+        records[1..].iter().map(|record| Address::from_slice(&record[..20])).collect()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -167,6 +221,11 @@ impl Running {
         self.child.wait().expect("wait");
     }
 
+    /// Waits for an end that somebody else asked for.
+    pub(crate) fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("wait")
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
         let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a pid"));
@@ -187,6 +246,15 @@ impl Running {
             input: input.abi_encode().into(),
             ..TxEip1559::default()
         }
+    }
+
+    /// The response `data` to `task`, for a price per gas.
+    pub(crate) fn response(&self, task: Address, data: &str, fee_gwei: u64) -> TxEip1559 {
+        let (data, payment) = (data.to_owned(), U256::from(5));
+        let answer = ResponseParams { task, provider: self.address, data, payment };
+        let input = submitResponseCall { responseParams: answer }.abi_encode().into();
+        let max_fee_per_gas = u128::from(fee_gwei) * 1_000_000_000;
+        TxEip1559 { max_fee_per_gas, input, ..self.attempt(0) }
     }
 
     pub(crate) fn honest(&self, nonce: u64) -> TypedTransaction {
