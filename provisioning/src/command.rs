@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use crate::exit::{Exit, Failure, exit_codes};
 use crate::screen::Screen;
 
+mod attest;
 mod bench;
 mod cache;
 mod cells;
@@ -50,6 +51,7 @@ enum Command {
     Cache(cache::Cache),
     Gpu(gpu::Gpu),
     Bench(bench::Bench),
+    Attest(attest::Attest),
     /// Offer kinds of work.
     #[command(subcommand)]
     Source(source::Source),
@@ -115,6 +117,7 @@ fn act(rig: Rig) -> Result<(), Failure> {
             Command::Cache(cache) => cache.run(screen).await,
             Command::Gpu(gpu) => gpu.run(screen).await,
             Command::Bench(bench) => bench.run(screen).await,
+            Command::Attest(attest) => attest.run(screen),
             Command::Source(source) => source.run(screen).await,
             Command::Cuda(cuda) => cuda.run(screen),
             Command::Task(task) => task.run(screen).await,

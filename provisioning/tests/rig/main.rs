@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 mod ask;
+mod attest;
 mod cuda;
 mod devnet;
 mod gpu;
