@@ -1,14 +1,15 @@
 //! What the rig says of itself on chain: a JSON document with the four fields that schedulers are known to read, and
-//! little more. Source: protocol §3.2.
+//! little more: how the key is kept. Source: protocol §3.2.
 
 use gpu::Inventory;
 use gpu::inventory::CudaVersion;
 use runner::protocol::Gpus;
 use serde_json::{Value, json};
+use signer::Identity;
 
 /// The document for a machine whose `/proc/cpuinfo` and `/proc/meminfo` read so, and whose GPUs are these; `None` where
-/// the rig offers none.
-pub fn document(cpuinfo: &str, meminfo: &str, gpus: Option<&Gpus>) -> Vec<u8> {
+/// the rig offers none. `identity` says how well the key is kept.
+pub fn document(cpuinfo: &str, meminfo: &str, gpus: Option<&Gpus>, identity: &Identity) -> Vec<u8> {
     let field = |text: &str, name: &str| {
         text.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
@@ -23,6 +24,8 @@ pub fn document(cpuinfo: &str, meminfo: &str, gpus: Option<&Gpus>) -> Vec<u8> {
         "gpu": gpu::base_data::gpu_member(&inventory(gpus)),
         "ram": { "total": { "value": ram, "unit": "GB" } },
         "version": env!("CARGO_PKG_VERSION"),
+        // What the rig says of itself. Nobody has checked it: that takes evidence of the TPM, which is not on chain.
+        "identity": { "tier": identity.tier, "fields": identity.fields, "attested": false },
     });
     document.to_string().into_bytes()
 }
@@ -39,8 +42,17 @@ fn inventory(gpus: Option<&Gpus>) -> Inventory {
 
 #[cfg(test)]
 mod tests {
+    use alloy_primitives::Address;
+    use signer::{KeyState, Tier};
+
     use super::*;
     use crate::gpus::samples;
+
+    fn document(cpuinfo: &str, meminfo: &str, gpus: Option<&Gpus>) -> Vec<u8> {
+        let (address, state) = (Address::ZERO, KeyState::Open);
+        let identity = Identity { address, tier: Tier::N, fields: 5, state, replaces: None };
+        super::document(cpuinfo, meminfo, gpus, &identity)
+    }
 
     #[test]
     fn the_gpus_that_are_offered_are_described() {
@@ -63,6 +75,12 @@ mod tests {
         assert_eq!(document["ram"]["total"]["value"], 16);
         assert_eq!(document["gpu"]["model"], "N/A");
         assert_eq!(document["gpu"]["totalVRAM"]["value"], "N/A");
+    }
+
+    #[test]
+    fn the_tier_is_said_and_nothing_that_nobody_checked_is_claimed() {
+        let document: Value = serde_json::from_slice(&document("", "", None)).expect("JSON");
+        assert_eq!(document["identity"], json!({ "tier": "N", "fields": 5, "attested": false }));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+use work::policy::Rig;
 use work::{News, ProviderId, SourceId, TaskId};
 
 use crate::provider::{Interests, Parcel};
@@ -34,6 +35,7 @@ const BACKLOG_MAX: u64 = 100;
 pub struct Intake {
     rpc: Rpc,
     me: ProviderId,
+    owner: ProviderId,
     watch: Watch,
     desk: mpsc::Sender<Parcel>,
     poll_every: Duration,
@@ -81,9 +83,9 @@ enum IntakeError {
 // === impl Intake ===
 
 impl Intake {
-    /// An intake that scans with `watch`, reads for `me`, and hands over to `desk`.
-    pub fn new(rpc: Rpc, me: ProviderId, watch: Watch, desk: mpsc::Sender<Parcel>, poll_every: Duration) -> Intake {
-        Intake { rpc, me, watch, desk, poll_every, polled: None }
+    /// An intake that scans with `watch`, reads for `rig`'s account, and hands over to `desk`.
+    pub fn new(rpc: Rpc, rig: &Rig, watch: Watch, desk: mpsc::Sender<Parcel>, poll_every: Duration) -> Intake {
+        Intake { rpc, me: rig.provider, owner: rig.owner, watch, desk, poll_every, polled: None }
     }
 
     /// Runs until `stop`.
@@ -131,7 +133,7 @@ impl Intake {
     async fn take_hints(&mut self, hints: &Hints, scan: &Scan) -> Result<(), IntakeError> {
         let mut news: Vec<News> = Vec::new();
         if hints.me {
-            news.push(News::Stood { standing: read::standing(&self.rpc, self.me).await? });
+            news.push(News::Stood { standing: read::standing(&self.rpc, self.me, self.owner).await? });
         }
         news.extend(hints.last_words.iter().map(|(source, word)| match word {
             LastWord::Removed => News::SourceRemoved { source: *source },
@@ -166,7 +168,7 @@ impl Intake {
         if self.polled.is_none() && interests.wants_any {
             sources.extend(read::all_sources(&self.rpc).await?);
         }
-        let mut news = vec![News::Stood { standing: read::standing(&self.rpc, self.me).await? }];
+        let mut news = vec![News::Stood { standing: read::standing(&self.rpc, self.me, self.owner).await? }];
         news.extend(self.read_sources(&sources).await?);
         news.extend(self.read_tasks(&interests.watched, Which::All).await?);
         self.hand_over(news, None).await?;

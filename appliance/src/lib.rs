@@ -42,6 +42,16 @@ pub mod status;
 
 pub mod provider;
 
+pub mod identity;
+
+pub mod face;
+
+pub mod card;
+
+pub mod page;
+
+pub mod announce;
+
 /// An error with everything behind it, in one line: for reasons that people read.
 fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());

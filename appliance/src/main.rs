@@ -12,11 +12,13 @@ use appliance::board::Board;
 use appliance::cache::Cache;
 use appliance::container::{Containers, callback_secret};
 use appliance::direct::Direct;
+use appliance::face::Plate;
 use appliance::gpus::Gpus;
+use appliance::identity::{self, CHANGE_GRACE, Changed, Pace, Seen};
 use appliance::intake::Intake;
 use appliance::ledger::{Ledger, TagPins};
 use appliance::perform::Performer;
-use appliance::provider::{DESK_MAX, Provider};
+use appliance::provider::{DESK_MAX, Provider, ProviderError};
 use appliance::registry::{Allowed, Registry};
 use appliance::seal::SignerSeal;
 use appliance::settings::Settings;
@@ -29,14 +31,20 @@ use chain::rpc::Rpc;
 use chain::watch::{Watch, WatchLimits};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::prelude::*;
+
+mod faces;
+
+/// The exit code that asks to be started again: the signer signs for another address now.
+const EXIT_CHANGED: u8 = 3;
 
 /// Earns with this rig: registers to sources, attempts tasks, has them run, and submits the responses.
 ///
-/// Exit codes: 0 stopped as asked, 1 could not start or go on (the message says why), 2 wrong usage.
+/// Exit codes: 0 stopped as asked, 1 could not start or go on (the message says why), 2 wrong usage, 3 the signer signs
+/// for another address now: start it again.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -54,6 +62,14 @@ struct Arguments {
     check: bool,
 }
 
+/// Why the provider ended well.
+enum Ended {
+    /// Somebody told it to.
+    Told,
+    /// The signer signs for another address.
+    Changed,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     begin_log();
@@ -65,7 +81,8 @@ fn main() -> ExitCode {
         done
     });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Told) => ExitCode::SUCCESS,
+        Ok(Ended::Changed) => ExitCode::from(EXIT_CHANGED),
         Err(error) => {
             eprintln!("rig-provider: {error:#}");
             ExitCode::FAILURE
@@ -82,11 +99,11 @@ fn begin_log() {
     tracing_subscriber::registry().with(filter).with(journal).with(plain).init();
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
+async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
     let settings = Settings::read(&arguments.config)?;
     if arguments.check {
         println!("{} is right", arguments.config.display());
-        return Ok(());
+        return Ok(Ended::Told);
     }
     let places = &settings.places;
     std::fs::create_dir_all(&places.state).with_context(|| format!("make {}", places.state.display()))?;
@@ -94,7 +111,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let signer = signer::Client::connect(&places.signer_socket).await.context("is rig-signer running?")?;
     let identity = signer.identity().await?;
     let me = identity.address;
-    info!(address = %me, tier = %identity.kept(), owner = %settings.owner.address, "this rig's account");
+    let (kept, state) = (identity.kept(), identity.state);
+    info!(address = %me, tier = %kept, %state, owner = %settings.owner.address, "this rig's account");
+    identity::aside::settle(&places.state, me)?;
+    let (seen, shown_seen) = watch::channel(Seen::first(identity));
 
     let rpc = Rpc::connect(settings.network.clone()).await?;
     let stop = CancellationToken::new();
@@ -118,7 +138,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let offered = offered(&gpus).await;
     let environments = settings.environments(offered.is_some());
-    let base_data = base_data::document(&read("/proc/cpuinfo"), &read("/proc/meminfo"), offered.as_ref());
+    let base_data = base_data::document(&read("/proc/cpuinfo"), &read("/proc/meminfo"), offered.as_ref(), &identity);
     let rig = settings.rig(me, chain::content::cid::cid_of(&base_data).to_string(), environments);
     let allowed = Allowed { plain: limits.plain_registries.clone(), loopback: settings.content.allow_private };
     let registry = Registry::new(store.clone(), TagPins::open(&ledger_path)?, allowed, limits.image_bytes)?;
@@ -150,16 +170,21 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let watch = Watch::new(rpc.clone(), cursor, from_block, WatchLimits::default());
     let poll = Duration::from_secs(settings.work.poll_s.max(1));
-    let intake = Intake::new(rpc, rig.provider, watch, desk.clone(), poll);
+    let intake = Intake::new(rpc, &rig, watch, desk.clone(), poll);
     tokio::spawn(intake.run(stop.clone()));
     tokio::spawn(containers.watch(desk.clone(), stop.clone()));
     tokio::spawn(direct.watch(desk.clone(), stop.clone()));
     tokio::spawn(cache.clone().run(stop.clone()));
     tokio::spawn(memory::watch(desk.clone(), stop.clone()));
+    let plate = Plate { name: settings.name(me), owner: settings.owner.address, chain_id: settings.network.chain_id };
+    let used_gpus = settings.gpu.enabled.then(|| gpus.clone());
+    let sources =
+        appliance::face::keep::Sources { plate, seen: shown_seen.clone(), desk: desk.clone(), gpus: used_gpus };
+    let announced = faces::show(&settings, sources, &stop).await;
     let socket = places.provider_socket.clone();
     let served = {
         let (desk, stop) = (desk, stop.clone());
-        async move { status::serve(&socket, desk, Others { cache, gpus }, stop).await }
+        async move { status::serve(&socket, desk, Others { cache, gpus, seen: shown_seen }, stop).await }
     };
     tokio::spawn(async move {
         if let Err(error) = served.await {
@@ -169,11 +194,42 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let told = CancellationToken::new();
     tokio::spawn(wait_for_signal(told.clone()));
-    let done = provider.run(rig, told, Duration::from_secs(arguments.drain_s)).await;
+    let asked = Arc::new(signer::Client::connect(&places.signer_socket).await.context("is rig-signer running?")?);
+    let ask = move || {
+        let asked = asked.clone();
+        async move { asked.identity().await }
+    };
+    let watched = identity::watch(ask, Pace::default(), seen, stop.clone());
+    let work = provider.run(rig, told.clone(), Duration::from_secs(arguments.drain_s));
+    let done = work_until_changed(work, watched, told).await;
     stop.cancel();
     outbox_stop.cancel();
     outbox_work.await.context("the outbox ended badly")??;
-    Ok(done?)
+    if let Some(announced) = announced {
+        let _ = announced.await;
+    }
+    done
+}
+
+/// Works until the work ends by itself, or the signer signs for another address: then the work is told to end, and is
+/// waited for only shortly.
+async fn work_until_changed(
+    work: impl Future<Output = Result<(), ProviderError>>,
+    watched: impl Future<Output = Option<Changed>>,
+    told: CancellationToken,
+) -> anyhow::Result<Ended> {
+    tokio::pin!(work);
+    let Changed { from, to } = tokio::select! {
+        done = &mut work => return Ok(done.map(|()| Ended::Told)?),
+        Some(changed) = watched => changed,
+    };
+    warn!(%from, %to, "the signer signs for another address now: this process ends, to be started again as that one");
+    told.cancel();
+    // Work that is not done by then is in the ledger, and waits there for the old address.
+    if let Ok(done) = tokio::time::timeout(CHANGE_GRACE, work).await {
+        done?;
+    }
+    Ok(Ended::Changed)
 }
 
 /// The GPUs that this start offers. What is found, or why nothing is, is said once.
@@ -201,4 +257,46 @@ async fn wait_for_signal(told: CancellationToken) {
         _ = int.recv() => {}
     }
     told.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use alloy_primitives::Address;
+
+    use super::*;
+
+    const CHANGED: Changed = Changed { from: Address::ZERO, to: Address::repeat_byte(1) };
+
+    #[tokio::test]
+    async fn a_change_of_address_lets_begun_work_end_and_ends_the_process() {
+        let (told, drained) = (CancellationToken::new(), AtomicBool::new(false));
+        let work = async {
+            told.cancelled().await;
+            drained.store(true, Ordering::SeqCst);
+            Ok(())
+        };
+        let done = work_until_changed(work, std::future::ready(Some(CHANGED)), told.clone()).await;
+        assert!(matches!(done, Ok(Ended::Changed)) && drained.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn work_that_hangs_is_not_waited_for_long() {
+        let work = std::future::pending();
+        let ended = work_until_changed(work, std::future::ready(Some(CHANGED)), CancellationToken::new());
+        let done = tokio::time::timeout(4 * CHANGE_GRACE, ended).await.expect("in time");
+        assert!(matches!(done, Ok(Ended::Changed)));
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_ended_ends_no_work() {
+        let (told, watched) = (CancellationToken::new(), std::future::ready(None));
+        let work = async {
+            tokio::task::yield_now().await;
+            Ok(())
+        };
+        assert!(matches!(work_until_changed(work, watched, told.clone()).await, Ok(Ended::Told)));
+        assert!(!told.is_cancelled());
+    }
 }

@@ -7,6 +7,7 @@
 //! - Nothing is decided here beyond "can trying again help".
 
 mod enrol;
+mod home;
 mod source;
 mod submit;
 
@@ -92,6 +93,10 @@ impl Perform for Performer {
             Step::Announce => self.announce().await,
             Step::Describe => self.describe().await,
             Step::Lock { amount_wei } => self.lock(amount_wei).await,
+            Step::Unbond { amount_wei } => self.unbond(amount_wei).await,
+            Step::Claim { amount_wei } => self.claim(amount_wei).await,
+            Step::Withdraw { amount_wei } => self.withdraw(amount_wei).await,
+            Step::SendHome { .. } => self.send_home().await,
             Step::Prepare { source, metadata_url, environment, updated_at } => {
                 self.prepare(source, &metadata_url, environment, updated_at).await
             }

@@ -3,6 +3,7 @@
 //! Unknown keys are refused with their line and the nearest key. Every key but the owner, the network and the places of
 //! things has a default that is safe to earn with.
 
+mod faces;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use work::policy::{Rig, Sources};
 use work::source::{Environment, Environments};
 use work::{ProviderId, SourceId, Wei};
 
+pub use self::faces::{Lan, RigName, StatusPage};
 use self::sources::listed_once;
 pub use self::sources::{Jail, ListedSource, NetworkPolicy, SourcePolicies, SourceSettings};
 
@@ -47,6 +49,12 @@ pub struct Settings {
     /// What is different for some sources: the tables `[[source]]`.
     #[serde(default, rename = "source", deserialize_with = "listed_once")]
     pub listed: Vec<ListedSource>,
+    /// The page that people on the local network can read.
+    #[serde(default)]
+    pub status_page: StatusPage,
+    /// What the local network is told.
+    #[serde(default)]
+    pub lan: Lan,
     /// Where things are on this machine.
     #[serde(default)]
     pub places: Places,
@@ -58,9 +66,8 @@ pub struct Settings {
 pub struct Owner {
     /// The owner's account. Its key never touches the rig.
     pub address: Address,
-    /// A name for this rig, shown to people.
-    #[serde(default = "default_name")]
-    pub name: String,
+    /// A name for this rig, shown to people. Default: one made from its address.
+    pub name: Option<RigName>,
 }
 
 /// What work is taken.
@@ -157,6 +164,8 @@ pub struct Places {
     pub signer_socket: PathBuf,
     /// The runner's socket.
     pub runner_socket: PathBuf,
+    /// A terminal that shows the rig's card to whoever stands before the machine, such as `/dev/console`.
+    pub console: Option<PathBuf>,
 }
 
 // === impl Settings ===
@@ -175,6 +184,11 @@ impl Settings {
     /// What holds for each source.
     pub fn policies(&self) -> SourcePolicies {
         SourcePolicies::new(self.jail, self.listed.clone())
+    }
+
+    /// What people call the rig that signs as `address`.
+    pub fn name(&self, address: Address) -> RigName {
+        self.owner.name.clone().unwrap_or_else(|| RigName::of(address))
     }
 
     /// What the rig offers on a machine that has a GPU which runs bundles, or has none.
@@ -205,10 +219,6 @@ impl Settings {
             respond_margin_s: work.respond_margin_s,
         }
     }
-}
-
-fn default_name() -> String {
-    "rig".to_owned()
 }
 
 fn percent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
@@ -266,6 +276,7 @@ impl Default for Places {
             provider_socket: "/run/rig/provider.sock".into(),
             signer_socket: "/run/rig/signer.sock".into(),
             runner_socket: "/run/rig/runner.sock".into(),
+            console: None,
         }
     }
 }
@@ -332,6 +343,23 @@ mod tests {
         assert_eq!(settings.work.sources.0, Sources::Any);
         assert!(EXAMPLE.contains("[gpu]\n") && settings.gpu.enabled);
         assert_eq!(settings.work.min_payment.0, Wei::from(1_000_000_000_000_000_u64));
+        let listen = settings.status_page.listen.map(|listen| listen.to_string());
+        assert_eq!(listen.as_deref(), Some("0.0.0.0:80"));
+        assert!(settings.lan.announce && settings.lan.interface.is_none());
+        let text = EXAMPLE.replace("# interface =", "interface =");
+        let settings: Settings = parse_toml(&text, Path::new("rig.toml")).expect("parses");
+        assert_eq!(settings.lan.interface.as_deref(), Some("eno1"));
+        assert_eq!(settings.places.console.as_deref(), Some(Path::new("/dev/console")));
+        assert_eq!(settings.name(Address::ZERO).to_string(), "attic");
+    }
+
+    #[test]
+    fn a_rig_that_is_told_nothing_of_faces_shows_none() {
+        let from = EXAMPLE.find("[status_page]").expect("the page is in the example");
+        let text = format!("{}[places]\n", &EXAMPLE[..from]).replace("name = \"attic\"", "");
+        let settings: Settings = parse_toml(&text, Path::new("rig.toml")).expect("parses");
+        assert!(settings.status_page.listen.is_none() && settings.places.console.is_none() && !settings.lan.announce);
+        assert_eq!(settings.name(Address::repeat_byte(0xab)).to_string(), "rig-ababab");
     }
 
     #[test]
@@ -361,5 +389,11 @@ mod tests {
         assert!(words("\"0.001\"", "\"a little\"").contains("looks like \"0.25\""));
         assert!(words("\"0.001\"", "\"0.0000000000000000001x\"").contains("looks like \"0.25\""));
         assert!(words("attempts = \"self\"", "attempts = \"me\"").contains("unknown variant `me`"));
+        for name in ["", "-attic", "attic-", "my rig", "<b>", "rig.local", "\u{e4}ttic", &"a".repeat(33)] {
+            assert!(words("\"attic\"", &format!("\"{name}\"")).contains("a rig's name is"), "{name}");
+        }
+        assert!(words("0.0.0.0:80", "all").contains("line "));
+        assert!(words("announce = true", "announce = \"yes\"").contains("line "));
+        assert!(words("announce = true", "anounce = true").contains("did you mean `announce`?"));
     }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use work::Book;
@@ -29,6 +29,7 @@ use crate::board::Board;
 use crate::cache::Cache;
 use crate::container::name_of;
 use crate::gpus::Gpus;
+use crate::identity::Seen;
 use crate::provider::Parcel;
 
 /// The longest question, in bytes.
@@ -105,6 +106,8 @@ pub struct Others {
     pub cache: Arc<Cache>,
     /// The GPUs.
     pub gpus: Gpus,
+    /// Who signs, as the signer said last.
+    pub seen: watch::Receiver<Seen>,
 }
 
 fn default_limit() -> usize {
@@ -171,7 +174,16 @@ async fn talk(stream: UnixStream, desk: mpsc::Sender<Parcel>, others: Others) {
     let within = if matches!(asked, Ok(Asked::Measure { .. })) { MEASURE_TALK_MAX } else { CACHE_TALK_MAX };
     let answer = async {
         match asked {
-            Ok(Asked::Status) => of_book(Question::Status).await,
+            Ok(Asked::Status) => {
+                let mut status = of_book(Question::Status).await;
+                // The book knows nothing of keys; what the signer says of itself is beside it.
+                let seen = others.seen.borrow();
+                status["identity"] = seen.shown();
+                if let Some(words) = seen.phase_words() {
+                    status["phase_text"] = words.into();
+                }
+                status
+            }
             Ok(Asked::Tasks { limit, refused }) => of_book(Question::Tasks { limit, refused }).await,
             Ok(Asked::Cache) => others.cache.show().await,
             Ok(Asked::Clean { all }) => others.cache.clean(all).await,
@@ -211,7 +223,7 @@ fn status(book: &Book, board: &Board, rpc: &Rpc, now: u64) -> Value {
         "address": book.rig().map(|rig| rig.provider.to_string()),
         "owner": book.rig().map(|rig| rig.owner.to_string()),
         "phase": phase,
-        "phase_text": phase.to_string(),
+        "phase_text": book.phase_text(),
         "trouble": book.enrolment().trouble,
         "gas_wei": standing.map(|s| s.gas_wei),
         "lockup_wei": standing.map(|s| s.lockup_wei),

@@ -22,7 +22,7 @@ use work::task::{Delivery, Task, TaskReading, TaskStatus};
 use work::{ProviderId, ResponseId, SourceId, TaskId, Wei};
 
 use self::calls::{Call, Output};
-pub use self::lists::{SOURCES_LISTED_MAX, all_sources, newest_tasks};
+pub use self::lists::{Registration, SOURCES_LISTED_MAX, all_sources, newest_tasks, registrations};
 use crate::abi;
 use crate::rpc::Rpc;
 
@@ -124,8 +124,8 @@ pub async fn fees(rpc: &Rpc) -> Result<Fees, ReadError> {
 
 // === Ourselves ===
 
-/// What the chain says of the provider `me`.
-pub async fn standing(rpc: &Rpc, me: ProviderId) -> Result<Standing, ReadError> {
+/// What the chain says of the provider `me`, which is `owner`'s or is to be.
+pub async fn standing(rpc: &Rpc, me: ProviderId, owner: ProviderId) -> Result<Standing, ReadError> {
     let at = head(rpc).await?;
     let (vault, terminal, provider) = (rpc.network().contracts.vault, rpc.network().contracts.terminal, me.0);
     let calls = [
@@ -134,6 +134,9 @@ pub async fn standing(rpc: &Rpc, me: ProviderId) -> Result<Standing, ReadError> 
         Call::new(terminal, &abi::Terminal::getMasterOfCall { provider }),
         Call::new(terminal, &abi::Terminal::isProviderCall(provider)),
         Call::new(terminal, &abi::Terminal::baseDataOfCall(provider)),
+        Call::new(vault, &abi::Vault::unbondingOfCall(provider)),
+        Call::new(vault, &abi::Vault::unbondingTimestampCall(provider)),
+        Call::new(terminal, &abi::Terminal::providerOfCall(owner.0)),
     ];
     let gas_wei = rpc.provider().get_balance(provider).number(at.block).await;
     let gas_wei = gas_wei.map_err(|source| ReadError::NoAnswer { what: "balance", source })?;
@@ -145,6 +148,9 @@ pub async fn standing(rpc: &Rpc, me: ProviderId) -> Result<Standing, ReadError> 
         master: non_zero(take::<abi::Terminal::getMasterOfCall>(&mut outputs)?).map(ProviderId),
         is_announced: take::<abi::Terminal::isProviderCall>(&mut outputs)?,
         base_data_url: take::<abi::Terminal::baseDataOfCall>(&mut outputs)?,
+        unbonding_wei: take::<abi::Vault::unbondingOfCall>(&mut outputs)?,
+        unbonds_at: take::<abi::Vault::unbondingTimestampCall>(&mut outputs)?.saturating_to(),
+        is_newest: take::<abi::Terminal::providerOfCall>(&mut outputs)? == provider,
     })
 }
 

@@ -4,7 +4,7 @@ use alloy::sol_types::SolCall;
 use alloy_primitives::U256;
 use chain::abi::{Terminal, Vault};
 use chain::read;
-use work::News;
+use work::{News, ProviderId};
 use work::step::Trouble;
 
 use super::{Performer, READ_BACK_EVERY, READ_BACK_TRIES, trouble_of, weather};
@@ -44,7 +44,7 @@ impl Performer {
 
     /// Locks the free balance of our vault account, unless it is locked.
     pub(super) async fn lock(&self, amount_wei: U256) -> Result<News, Trouble> {
-        let before = read::standing(&self.rpc, self.provider()).await.map_err(|e| weather(&e))?;
+        let before = self.standing().await?;
         let is_done = |now: &Standing| now.vault_wei < amount_wei;
         if is_done(&before) {
             return Ok(News::Stood { standing: before });
@@ -58,11 +58,16 @@ impl Performer {
 
     /// Our standing, if it is as wanted already.
     async fn stands(&self, is_done: impl Fn(&Standing) -> bool) -> Result<Option<News>, Trouble> {
-        let standing = read::standing(&self.rpc, self.provider()).await.map_err(|e| weather(&e))?;
+        let standing = self.standing().await?;
         Ok(is_done(&standing).then_some(News::Stood { standing }))
     }
 
-    async fn read_standing_back(&self, is_done: impl Fn(&Standing) -> bool) -> Result<News, Trouble> {
+    /// Our standing now.
+    pub(super) async fn standing(&self) -> Result<Standing, Trouble> {
+        read::standing(&self.rpc, self.provider(), ProviderId(self.owner)).await.map_err(|e| weather(&e))
+    }
+
+    pub(super) async fn read_standing_back(&self, is_done: impl Fn(&Standing) -> bool) -> Result<News, Trouble> {
         for _ in 0..READ_BACK_TRIES {
             if let Some(done) = self.stands(&is_done).await? {
                 return Ok(done);

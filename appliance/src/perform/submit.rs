@@ -12,14 +12,18 @@ use crate::chain_of;
 /// the local network's own words for a repeated payload or attempt.
 const LOST: &[&str] = &["AlreadyFinalized", "AlreadyConfirmed", "Expired", "AlreadySubmitted", "AlreadyAttempted"];
 
-/// Reasons that pass when the owner does something.
-const PASSING: &[&str] = &["InsufficientLockup", "NotEligible"];
+/// Reasons that pass when the owner does something, or with time.
+const PASSING: &[&str] = &["InsufficientLockup", "NotEligible", "UnbondingNotElapsed"];
 
 impl Performer {
     /// Sends a call from our account and waits until it is mined deep enough. `key` names the intent, so that a call that
     /// is under way already is joined. The caller has asked the chain whether it is needed at all.
     pub(super) async fn submit(&self, key: String, to: Address, data: Vec<u8>) -> Result<(), Trouble> {
-        let intent = Intent { key, to, data: data.into(), value_wei: U256::ZERO };
+        self.send(Intent { key, to, data: data.into(), value_wei: U256::ZERO }).await
+    }
+
+    /// Sends `intent` and waits until it is mined deep enough.
+    pub(super) async fn send(&self, intent: Intent) -> Result<(), Trouble> {
         match self.outbox.send(intent).await {
             Ok(Sent::Mined { .. }) => Ok(()),
             Ok(Sent::Reverted { reason, .. }) | Err(SendError::WouldRevert { reason }) => Err(of_revert(&reason)),
@@ -59,6 +63,7 @@ mod tests {
         assert_eq!(of_revert("AlreadyFinalized").kind, TroubleKind::Lost);
         assert_eq!(of_revert("execution reverted: Nexus: Expired").kind, TroubleKind::Lost);
         assert_eq!(of_revert("InsufficientLockup").kind, TroubleKind::Passing);
+        assert_eq!(of_revert("UnbondingNotElapsed").kind, TroubleKind::Passing);
         assert_eq!(of_revert("NotProvider").kind, TroubleKind::Final);
     }
 }

@@ -44,7 +44,7 @@ impl Performer {
             Err(trouble) if trouble.kind == work::step::TroubleKind::Passing => return Err(trouble),
             Err(trouble) => Err(trouble.why),
         };
-        let standing = read::standing(&self.rpc, self.provider()).await.map_err(|e| weather(&e))?;
+        let standing = self.standing().await?;
         let gas_price_wei = read::fees(&self.rpc).await.map_err(|e| weather(&e))?.gas_price_wei;
         let look = Look { function, gas_wei: standing.gas_wei, gas_price_wei, lockup_wei: standing.lockup_wei };
         Ok(News::Looked { task: task.id, look })

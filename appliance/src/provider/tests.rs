@@ -182,6 +182,9 @@ fn stood() -> News {
         master: Some(ProviderId(Address::repeat_byte(2))),
         is_announced: true,
         base_data_url: "ipfs://base".into(),
+        unbonding_wei: U256::ZERO,
+        unbonds_at: 0,
+        is_newest: true,
     };
     News::Stood { standing }
 }

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy_primitives::Address;
 use appliance::cache::Cache;
 use appliance::gpus::Gpus;
+use appliance::identity::Seen;
 use appliance::provider::Parcel;
 use appliance::status::{self, Others, Question};
 use appliance::store::Store;
 use serde_json::{Value, json};
+use signer::{Identity, Tier};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::fake_gpus::gpus;
@@ -28,6 +31,14 @@ struct Socket {
     _stop: DropGuard,
 }
 
+/// A signer that has said once who it is.
+fn seen() -> watch::Receiver<Seen> {
+    let state = signer::KeyState::TpmCleared;
+    let replaces = Some(Address::repeat_byte(1));
+    let identity = Identity { address: Address::ZERO, tier: Tier::N, fields: 5, state, replaces };
+    watch::channel(Seen::first(identity)).1
+}
+
 impl Socket {
     async fn open() -> Socket {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -39,7 +50,7 @@ impl Socket {
         tokio::spawn({
             let (path, stop) = (path.clone(), stop.clone());
             let cache = Arc::new(Cache::new(runner.client(), store));
-            let others = Others { cache, gpus: Gpus::new(runner.client(), false) };
+            let others = Others { cache, gpus: Gpus::new(runner.client(), false), seen: seen() };
             async move { status::serve(&path, desk, others, stop).await }
         });
         tokio::spawn(async move {
@@ -81,6 +92,27 @@ async fn a_question_is_answered_and_the_limit_has_a_default() {
     assert_eq!(socket.ask(b"{\"ask\":\"status\"}\n").await["limit"], 0);
     assert_eq!(socket.ask(b"{\"ask\":\"tasks\"}\n").await["limit"], 50);
     assert_eq!(socket.ask(b"{\"ask\":\"tasks\",\"limit\":7,\"refused\":true}\n").await["limit"], 7);
+}
+
+#[tokio::test]
+async fn the_status_says_who_signs_how_it_is_kept_and_what_to_do() {
+    let socket = Socket::open().await;
+    let status = socket.ask(b"{\"ask\":\"status\"}\n").await;
+    let identity = &status["identity"];
+    assert_eq!(status["phase_text"], "waiting under a new address until the owner runs `rig rotate`");
+    for (key, expected) in [
+        ("tier", json!("N")),
+        ("fields", json!(5)),
+        ("kept", json!("N (software, bound to 5 parts: clone detection)")),
+        ("code", json!(signer::identity::pairing_code(Address::ZERO))),
+        ("state", json!("tpm-cleared")),
+        ("state_code", json!("ID-02")),
+        ("next", json!("run `rig rotate` on your own machine to move to the new key")),
+        ("replaces", json!("0x0101010101010101010101010101010101010101")),
+        ("silence", json!(null)),
+    ] {
+        assert_eq!(identity[key], expected, "{key}");
+    }
 }
 
 #[tokio::test]
@@ -175,6 +207,7 @@ async fn a_socket_that_a_crash_left_is_replaced() {
     stop.cancel();
     let store = Arc::new(Store::open(&dir.path().join("content")).expect("a store"));
     let runner = runner::client::Client::new(dir.path().join("none.sock"));
-    let others = Others { cache: Arc::new(Cache::new(runner.clone(), store)), gpus: Gpus::new(runner, true) };
+    let cache = Arc::new(Cache::new(runner.clone(), store));
+    let others = Others { cache, gpus: Gpus::new(runner, true), seen: seen() };
     status::serve(&path, desk, others, stop).await.expect("serves");
 }

@@ -34,7 +34,7 @@
 //! # });
 //! # let standing = Standing {
 //! #     gas_wei: pay_wei, vault_wei: Wei::ZERO, lockup_wei: Wei::ZERO, master: Some(owner), is_announced: true,
-//! #     base_data_url: "ipfs://base".into(),
+//! #     base_data_url: "ipfs://base".into(), unbonding_wei: Wei::ZERO, unbonds_at: 0, is_newest: true,
 //! # };
 //! # let source_reading = Box::new(SourceReading {
 //! #     id: source, client: owner, is_active: true, metadata_url: "ipfs://metadata".into(),
@@ -72,6 +72,7 @@
 //! assert_eq!(settlement.paid_wei, pay_wei);
 //! ```
 
+mod enrol;
 mod job;
 mod rest;
 mod sources;
@@ -82,7 +83,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 pub use self::job::{Closing, Job, Stage};
-use crate::enrolment::{Enrolment, Phase, Standing};
+use crate::enrolment::{Enrolment, Phase};
 use crate::fact::{Fact, News};
 use crate::id::{RunId, SourceId, TaskId};
 use crate::policy::{Load, Rig};
@@ -146,6 +147,7 @@ impl Book {
             News::DrainAsked => self.drain(&mut touched),
             News::MemoryShort => self.memory_short(&mut touched),
             News::Stood { standing } => self.stand(standing, &mut touched),
+            News::SentHome { standing } => self.sent_home(standing, &mut touched),
             News::SourceRead { reading } => self.source_read(*reading, &mut touched),
             News::SourceUp { source, prepared_from, functions, conditions, notes } => {
                 let given = sources::Given { functions, conditions: conditions.map(|boxed| *boxed), notes };
@@ -171,7 +173,7 @@ impl Book {
     pub fn outstanding(&self) -> Vec<Step> {
         let is_due = |is_asked: bool, not_before: u64| is_asked || not_before <= self.now;
         let mut all = Vec::new();
-        if is_due(self.enrolment.is_asked, self.enrolment.not_before) {
+        if self.may_enrol() {
             all.extend(self.enrolment_step());
         }
         let sources = self.sources.iter().filter(|(_, served)| is_due(served.is_asked, served.not_before));
@@ -200,9 +202,14 @@ impl Book {
         &self.enrolment
     }
 
-    /// Where the rig stands on its way to being a provider.
+    /// Where the rig stands on its way to being a provider, and back.
     pub fn phase(&self) -> Phase {
         self.rig.as_ref().map_or(Phase::Unread, |rig| self.enrolment.phase(rig.owner, &rig.base_data_cid))
+    }
+
+    /// The same in words for people: with what is on its way home, and when the rest is free.
+    pub fn phase_text(&self) -> String {
+        self.enrolment.words(self.phase())
     }
 
     /// The sources that the rig knows.
@@ -263,58 +270,29 @@ impl Book {
             job.is_asked = false;
             job.lose_run();
         }
+        self.enrolment.note_owner(self.rig.as_ref().map(|rig| rig.owner));
         self.reindex();
         self.begin_sources();
+        if self.is_going_home() {
+            self.withdraw_bids(&mut BTreeSet::new());
+        }
         let mut all: BTreeSet<StepKey> = self.index.open.iter().map(|task| StepKey::Task { task: *task }).collect();
         all.extend(self.sources.keys().map(|source| StepKey::Source { source: *source }));
         all.insert(StepKey::Enrol);
         self.hand_out(all)
     }
 
-    fn stand(&mut self, standing: Standing, touched: &mut BTreeSet<StepKey>) {
-        if self.enrolment.standing.as_ref() != Some(&standing) {
-            let before = self.enrolment_step();
-            self.enrolment.standing = Some(standing);
-            if before != self.enrolment_step() {
-                self.enrolment.is_asked = false;
-                self.enrolment.tries = 0;
-                self.enrolment.not_before = 0;
-                self.enrolment.trouble = None;
-            }
-        }
-        self.index_enrolment();
-        touched.insert(StepKey::Enrol);
-        touched.extend(self.sources.keys().map(|source| StepKey::Source { source: *source }));
-    }
-
     fn fell(&mut self, step: StepKey, trouble: Trouble, touched: &mut BTreeSet<StepKey>) {
         match step {
-            StepKey::Enrol => {
-                self.enrolment.is_asked = false;
-                self.enrolment.tries = self.enrolment.tries.saturating_add(1);
-                self.enrolment.not_before = self.now.saturating_add(job::backoff_s(self.enrolment.tries));
-                self.enrolment.trouble = Some(trouble);
-                self.index_enrolment();
-            }
+            StepKey::Enrol => self.enrolment_fell(trouble),
             StepKey::Source { source } => self.source_fell(source, trouble, touched),
             StepKey::Task { task } => self.task_fell(task, trouble, touched),
         }
         touched.insert(step);
     }
 
-    /// The step that enrolment awaits: one at a time, because each changes the reading that the next depends on.
-    fn enrolment_step(&self) -> Option<Step> {
-        let standing = self.enrolment.standing.as_ref()?;
-        match self.phase() {
-            Phase::Announcing => Some(Step::Announce),
-            Phase::Describing => Some(Step::Describe),
-            Phase::Paired if !standing.vault_wei.is_zero() => Some(Step::Lock { amount_wei: standing.vault_wei }),
-            Phase::Paired | Phase::Unread | Phase::Unfunded | Phase::AwaitingOwner | Phase::ForeignOwner => None,
-        }
-    }
-
     fn load(&self) -> Load {
-        Load { is_draining: self.is_draining, waiting: self.index.waiting }
+        Load { is_draining: self.takes_no_more(), waiting: self.index.waiting }
     }
 
     /// Lets time change what time alone changes, hands out the due steps of what was touched, and gives free places to
@@ -331,6 +309,10 @@ impl Book {
         for task in tasks {
             self.time_passed(task, &mut touched);
         }
+        if self.is_going_home() {
+            // The end of a task may be what it waited for.
+            touched.insert(StepKey::Enrol);
+        }
         let mut steps = Vec::new();
         for key in touched {
             let step = match key {
@@ -342,21 +324,6 @@ impl Book {
         }
         steps.extend(self.fill_places());
         steps
-    }
-
-    fn ask_enrolment(&mut self) -> Option<Step> {
-        if self.enrolment.is_asked || self.enrolment.not_before > self.now {
-            return None;
-        }
-        let step = self.enrolment_step()?;
-        self.enrolment.is_asked = true;
-        self.index_enrolment();
-        Some(step)
-    }
-
-    fn index_enrolment(&mut self) {
-        let retry = (!self.enrolment.is_asked).then_some(self.enrolment.not_before);
-        self.set_wake(StepKey::Enrol, retry);
     }
 
     /// Notes when time alone changes something for `key`. What is due already needs no timer.

@@ -1,10 +1,15 @@
-//! How the rig becomes a provider: gas, both halves of the pairing, base data, stake.
+//! How the rig becomes a provider: gas, both halves of the pairing, base data, stake; and how it goes home.
 //!
-//! The phase is a pure function of the newest [`Standing`] and the rig's settings, so enrolment has no state of its own
-//! that could disagree with the chain.
+//! The phase is a pure function of the newest [`Standing`], the rig's settings, and two things that the chain forgets:
+//! with whom this rig has been paired, and what could not be sent of its last coins. Without the first, a rig that its
+//! owner removed would look like one that its owner has not named yet.
+//!
+//! A rig that was removed sends its coins to the owner that it was paired with, and to nobody else: a new owner in
+//! `rig.toml` gets a rig that is not paired, not a rig that goes home.
 
 use std::fmt;
 
+use alloy_primitives::utils::format_ether;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ProviderId, Wei};
@@ -25,6 +30,20 @@ pub struct Standing {
     pub is_announced: bool,
     /// `Terminal.baseDataOf(provider)`.
     pub base_data_url: String,
+    /// Stake on its way out of the vault, in wei.
+    #[serde(default, skip_serializing_if = "Wei::is_zero")]
+    pub unbonding_wei: Wei,
+    /// Unix seconds from which it can be claimed. Whether the contract means this or the start of the cooldown is not
+    /// known; a claim that comes too early is refused and tried again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unbonds_at: u64,
+    /// `Terminal.providerOf(owner)` is this rig: the owner's newest word is its name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_newest: bool,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where the rig stands on its way to being a provider.
@@ -45,6 +64,10 @@ pub enum Phase {
     Describing,
     /// Paired and described.
     Paired,
+    /// The owner has removed this rig: it brings home what is its own.
+    GoingHome,
+    /// The owner has removed this rig, and nothing is left here that could go home.
+    Home,
 }
 
 impl fmt::Display for Phase {
@@ -57,6 +80,8 @@ impl fmt::Display for Phase {
             Phase::ForeignOwner => "paired with another owner: that owner must remove this provider first",
             Phase::Describing => "publishing what this rig is",
             Phase::Paired => "paired",
+            Phase::GoingHome => "going home: the owner has removed this rig",
+            Phase::Home => "home: nothing is left here",
         })
     }
 }
@@ -74,7 +99,29 @@ pub struct Enrolment {
     pub not_before: u64,
     /// The newest trouble, if the last try fell through.
     pub trouble: Option<Trouble>,
+    /// The owner with whom this rig was paired last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paired_with: Option<ProviderId>,
+    /// What was left on the account when its coins were sent home, in wei: another transfer would cost more.
+    #[serde(default, skip_serializing_if = "Wei::is_zero")]
+    pub dust_wei: Wei,
 }
+
+// === impl Standing ===
+
+impl Standing {
+    /// Whether both halves of a pairing with `owner` are on chain.
+    pub fn is_paired_with(&self, owner: ProviderId) -> bool {
+        self.master == Some(owner) && self.is_announced
+    }
+
+    /// Whether the vault holds anything in this rig's name.
+    fn has_in_vault(&self) -> bool {
+        !(self.lockup_wei.is_zero() && self.unbonding_wei.is_zero() && self.vault_wei.is_zero())
+    }
+}
+
+// === impl Enrolment ===
 
 impl Enrolment {
     /// Where the rig stands. `owner` and `base_data_cid` come from the rig's settings; the CID is the last part of the
@@ -83,11 +130,101 @@ impl Enrolment {
         let Some(now) = &self.standing else { return Phase::Unread };
         match now.master {
             Some(other) if other != owner => Phase::ForeignOwner,
+            _ if self.is_removed(now, owner) && (now.has_in_vault() || now.gas_wei > self.dust_wei) => Phase::GoingHome,
+            _ if self.is_removed(now, owner) => Phase::Home,
             _ if now.gas_wei.is_zero() => Phase::Unfunded,
             None => Phase::Announcing,
             Some(_) if !now.is_announced => Phase::AwaitingOwner,
             Some(_) if !now.base_data_url.ends_with(base_data_cid) => Phase::Describing,
             Some(_) => Phase::Paired,
         }
+    }
+    /// The phase in words for people, with amounts and times.
+    pub fn words(&self, phase: Phase) -> String {
+        match (&self.standing, phase) {
+            (Some(now), Phase::GoingHome) => format!("going home: {}", self.on_the_way(now)),
+            (Some(now), Phase::Home) if !now.gas_wei.is_zero() => {
+                format!("{phase} but {} coin that would not pay for its own transfer", coin_words(now.gas_wei))
+            }
+            _ => phase.to_string(),
+        }
+    }
+
+    fn on_the_way(&self, now: &Standing) -> String {
+        if !now.lockup_wei.is_zero() {
+            format!("{} coin of stake are to be unbonded", coin_words(now.lockup_wei))
+        } else if !now.unbonding_wei.is_zero() {
+            format!("unbonding {} coin, free at {}", coin_words(now.unbonding_wei), utc_words(now.unbonds_at))
+        } else if !now.vault_wei.is_zero() {
+            format!("withdrawing {} coin from the vault", coin_words(now.vault_wei))
+        } else {
+            format!("sending {} coin to the owner, less the gas", coin_words(now.gas_wei))
+        }
+    }
+
+    /// Keeps with whom the newest reading says that this rig is paired.
+    pub(crate) fn note_owner(&mut self, owner: Option<ProviderId>) {
+        let is_paired = |owner: &ProviderId| self.standing.as_ref().is_some_and(|now| now.is_paired_with(*owner));
+        if let Some(owner) = owner.filter(is_paired) {
+            self.paired_with = Some(owner);
+            self.dust_wei = Wei::ZERO;
+        }
+    }
+
+    /// Whether `owner` has ended the pairing, and has not named this rig again.
+    fn is_removed(&self, now: &Standing, owner: ProviderId) -> bool {
+        let is_named_again = now.is_announced && now.is_newest;
+        self.paired_with == Some(owner) && !now.is_paired_with(owner) && !is_named_again
+    }
+}
+
+/// Wei as coin, without zeros at the end.
+fn coin_words(wei: Wei) -> String {
+    let text = format_ether(wei);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A moment of Unix seconds as people write it, in UTC: `2027-01-15 08:00:00 UTC`.
+fn utc_words(at: u64) -> String {
+    const DAY_S: u64 = 86_400;
+    let (mut year, mut days) = (1970_u64, at / DAY_S);
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    // Four hundred years have the same number of days each time.
+    year = year.saturating_add(days / 146_097 * 400);
+    days %= 146_097;
+    loop {
+        let length = if is_leap(year) { 366 } else { 365 };
+        if days < length {
+            break;
+        }
+        days -= length;
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (at / 3_600 % 24, at / 60 % 60, at % 60);
+    format!("{year}-{month:02}-{:02} {hour:02}:{minute:02}:{second:02} UTC", days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc_words;
+
+    #[test]
+    fn a_moment_is_written_as_the_calendar_has_it() {
+        let check = |at, expected: &str| assert_eq!(utc_words(at), expected);
+        check(0, "1970-01-01 00:00:00 UTC");
+        check(951_782_400, "2000-02-29 00:00:00 UTC");
+        check(951_868_799, "2000-02-29 23:59:59 UTC");
+        check(1_800_000_000, "2027-01-15 08:00:00 UTC");
+        check(4_107_542_400, "2100-03-01 00:00:00 UTC");
+        check(253_402_300_799, "9999-12-31 23:59:59 UTC");
+        assert!(!utc_words(u64::MAX).is_empty());
     }
 }

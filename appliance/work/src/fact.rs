@@ -39,6 +39,11 @@ pub enum News {
         /// The reading.
         standing: Standing,
     },
+    /// The coins on our account were sent to the owner, but for what another transfer would cost.
+    SentHome {
+        /// The reading after it: what it holds for gas could not be sent.
+        standing: Standing,
+    },
     /// A source was read.
     SourceRead {
         /// The reading.

@@ -23,6 +23,26 @@ pub enum Step {
         /// How much, in wei.
         amount_wei: Wei,
     },
+    /// Begin to take all of our stake back (`Vault.unbond`).
+    Unbond {
+        /// How much, in wei.
+        amount_wei: Wei,
+    },
+    /// Move what was unbonded and is free to our vault balance (`Vault.claim`).
+    Claim {
+        /// How much, in wei.
+        amount_wei: Wei,
+    },
+    /// Pay our vault balance out to our account (`Vault.withdraw`).
+    Withdraw {
+        /// How much, in wei.
+        amount_wei: Wei,
+    },
+    /// Send the coins on our account to the owner, less the gas for that.
+    SendHome {
+        /// What could not be sent the last time, in wei.
+        dust_wei: Wei,
+    },
     /// Fetch, check, unpack and start a source.
     Prepare {
         /// Which source.
@@ -84,7 +104,8 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum StepKey {
-    /// [`Step::Announce`], [`Step::Describe`] or [`Step::Lock`]: enrolment does one thing at a time.
+    /// [`Step::Announce`], [`Step::Describe`], [`Step::Lock`], and the four that bring coins home: enrolment does one
+    /// thing at a time.
     Enrol,
     /// A step for a source: prepare, register or stop.
     Source {
@@ -112,7 +133,13 @@ impl Step {
     /// The step's name.
     pub fn key(&self) -> StepKey {
         match self {
-            Step::Announce | Step::Describe | Step::Lock { .. } => StepKey::Enrol,
+            Step::Announce
+            | Step::Describe
+            | Step::Lock { .. }
+            | Step::Unbond { .. }
+            | Step::Claim { .. }
+            | Step::Withdraw { .. }
+            | Step::SendHome { .. } => StepKey::Enrol,
             Step::Prepare { source, .. } | Step::Register { source, .. } | Step::StopSource { source, .. } => {
                 StepKey::Source { source: *source }
             }
@@ -131,6 +158,10 @@ impl Step {
             Step::Announce => "announce",
             Step::Describe => "describe",
             Step::Lock { .. } => "lock",
+            Step::Unbond { .. } => "unbond",
+            Step::Claim { .. } => "claim",
+            Step::Withdraw { .. } => "withdraw",
+            Step::SendHome { .. } => "send-home",
             Step::Prepare { .. } => "prepare",
             Step::Register { .. } => "register",
             Step::StopSource { .. } => "stop-source",

@@ -1,10 +1,11 @@
 //! Whole lives, written by hand: a crash after any one fact changes nothing of how they end.
 
+use work::enrolment::Phase;
 use work::source::SourceStage;
 use work::task::Delivery;
-use work::{News, StepKey};
+use work::{News, Step, StepKey, Wei};
 
-use crate::world::chain::cents;
+use crate::world::chain::{DUST_WEI, RIVAL, cents};
 use crate::world::{Luck, World, empty_standing, good_standing, source_id, task_id, willing_rig};
 
 /// The key of the step for task number 0.
@@ -180,4 +181,124 @@ fn a_response_that_a_reorg_takes_is_sent_again_through_any_crash() {
         world.calm_down();
         world.chain.confirm(task_id(0), true, world.now);
     });
+}
+
+/// The owner removes the rig and does not take it back.
+fn remove(world: &mut World) {
+    world.chain.remove_provider();
+    world.stays_away = true;
+    world.calm_down();
+    world.check_home();
+    assert!(world.book.phase_text().starts_with("home: nothing is left here"), "{}", world.book.phase_text());
+}
+
+#[test]
+fn a_rig_that_was_removed_brings_all_that_it_has_home_through_any_crash() {
+    check(&format!("settled for {}", cents(50)), |world| {
+        serving(world, Delivery::FirstResponse);
+        publish_one(world);
+        world.calm_down();
+        remove(world);
+        assert_eq!(world.chain.home_wei, cents(200) - DUST_WEI, "gas and stake came to the owner");
+    });
+}
+
+#[test]
+fn what_was_begun_before_a_removal_is_finished_and_paid_through_any_crash() {
+    check(&format!("settled for {}", cents(50)), |world| {
+        serving(world, Delivery::FirstResponse);
+        publish_one(world);
+        get_to_its_run(world);
+        world.chain.remove_provider();
+        world.read_standing();
+        assert_eq!(world.chain.standing.lockup_wei, cents(100), "the stake waits for the work");
+        remove(world);
+    });
+}
+
+#[test]
+fn a_rig_that_its_owner_takes_back_on_its_way_home_serves_again_through_any_crash() {
+    check(&format!("settled for {}", cents(50)), |world| {
+        serving(world, Delivery::FirstResponse);
+        world.chain.remove_provider();
+        world.read_standing();
+        assert!(world.book.is_going_home());
+        world.perform(StepKey::Enrol, Luck::Good);
+        world.perform(StepKey::Source { source: source_id(0) }, Luck::Good);
+        world.chain.announce_provider();
+        // What is unbonding cannot be called back on every network: the owner stakes anew.
+        world.chain.standing.vault_wei += cents(100);
+        world.calm_down();
+        assert!(!world.book.is_going_home());
+        publish_one(world);
+    });
+}
+
+#[test]
+fn a_stranger_that_names_a_removed_rig_does_not_keep_it_from_going_home() {
+    check(&format!("settled for {}", cents(50)), |world| {
+        serving(world, Delivery::FirstResponse);
+        publish_one(world);
+        world.calm_down();
+        world.chain.remove_provider();
+        world.chain.standing.is_announced = true;
+        remove_named(world);
+    });
+}
+
+fn remove_named(world: &mut World) {
+    world.stays_away = true;
+    world.calm_down();
+    world.check_home();
+}
+
+#[test]
+fn a_rig_that_was_never_paired_waits_for_its_owner_instead_of_going_home() {
+    let mut world = World::new(0, willing_rig(), empty_standing());
+    world.chain.standing.gas_wei = cents(100);
+    world.begin();
+    world.calm_down();
+    assert_eq!(world.book.phase(), Phase::AwaitingOwner);
+    assert_eq!(world.chain.home_wei, Wei::ZERO);
+}
+
+#[test]
+fn a_rig_with_a_new_owner_sends_nothing_to_it_when_the_old_one_lets_it_go() {
+    let mut world = World::new(0, willing_rig(), good_standing());
+    world.begin();
+    world.calm_down();
+    world.rig.owner = RIVAL;
+    world.crash();
+    assert_eq!(world.book.phase(), Phase::ForeignOwner);
+    world.chain.remove_provider();
+    world.read_standing();
+    assert_eq!(world.book.phase(), Phase::Announcing, "it asks to be paired with its new owner");
+}
+
+#[test]
+fn the_way_home_is_told_with_amounts_and_times() {
+    let mut world = World::new(0, willing_rig(), good_standing());
+    world.chain.standing.lockup_wei = cents(150);
+    world.begin();
+    world.calm_down();
+    world.chain.remove_provider();
+    world.read_standing();
+    let words = |world: &World| world.book.phase_text();
+    assert_eq!(words(&world), "going home: 1.5 coin of stake are to be unbonded");
+    world.perform(StepKey::Enrol, Luck::Good);
+    let free_at = world.chain.standing.unbonds_at;
+    assert_eq!(free_at, 1_800_000_200);
+    assert_eq!(words(&world), "going home: unbonding 1.5 coin, free at 2027-01-15 08:03:20 UTC");
+    assert_eq!((world.hand.get(&StepKey::Enrol), world.book.wakes_at()), (None, Some(free_at)));
+    world.now = free_at;
+    world.tell(News::Ticked);
+    world.perform(StepKey::Enrol, Luck::Good);
+    assert_eq!(words(&world), "going home: withdrawing 1.5 coin from the vault");
+    world.perform(StepKey::Enrol, Luck::Good);
+    assert_eq!(words(&world), "going home: sending 2.5 coin to the owner, less the gas");
+    world.perform(StepKey::Enrol, Luck::Good);
+    assert_eq!(words(&world), "home: nothing is left here but 0.00003 coin that would not pay for its own transfer");
+    world.chain.standing.gas_wei = cents(7);
+    world.read_standing();
+    assert_eq!(world.hand.get(&StepKey::Enrol).map(Step::name), Some("send-home"), "coins that come later go home too");
 }

@@ -18,7 +18,7 @@ use crate::world::{BEGAN_AT, World, empty_standing, good_standing, source_id, so
 const GOLDEN: &str = include_str!("golden/facts.jsonl");
 
 /// The number of kinds of news. [`kind`] fails to compile when one is added; then count again and add a line.
-const KINDS: usize = 17;
+const KINDS: usize = 18;
 
 fn kind(news: &News) -> usize {
     match news {
@@ -39,6 +39,7 @@ fn kind(news: &News) -> usize {
         News::DrainAsked => 14,
         News::SourceListed { .. } => 15,
         News::MemoryShort => 16,
+        News::SentHome { .. } => 17,
     }
 }
 
@@ -139,6 +140,16 @@ fn facts() -> Vec<Fact> {
     };
     all.push(finished(told_all.clone()));
     all.push(finished(Descriptor { model: None, arch: None, driver: None, cuda: None, compiler: None, ..told_all }));
+    let mut leaving = empty_standing();
+    leaving.unbonding_wei = cents(150);
+    leaving.unbonds_at = BEGAN_AT + 600;
+    all.push(News::Stood { standing: leaving });
+    let mut home = empty_standing();
+    home.gas_wei = Wei::from(7);
+    all.push(News::SentHome { standing: home });
+    let mut again = good_standing();
+    again.is_newest = true;
+    all.push(News::Stood { standing: again });
     (BEGAN_AT..).zip(all).map(|(at, news)| Fact { at, news }).collect()
 }
 

@@ -35,8 +35,9 @@ impl Drop for Named {
     }
 }
 
-/// Plays one history and returns how many facts it had, and how often a source was laid to rest in it.
-fn play(seed: u64) -> (u64, u64) {
+/// Plays one history and returns how many facts it had, how often a source was laid to rest in it, and whether the rig
+/// went home.
+fn play(seed: u64) -> (u64, u64, bool) {
     let _named = Named(seed);
     let mut world = World::thrown(seed);
     world.begin();
@@ -49,11 +50,12 @@ fn play(seed: u64) -> (u64, u64) {
     world.clients_decide();
     world.calm_down();
     world.check_payments();
+    world.check_home();
     world.let_receivables_grow_old();
     if seed.is_multiple_of(REPLAYED_ONE_IN) {
         world.check_replay();
     }
-    (u64::try_from(world.ledger.len()).expect("a count fits 64 bits"), world.rests)
+    (u64::try_from(world.ledger.len()).expect("a count fits 64 bits"), world.rests, world.stays_away)
 }
 
 #[test]
@@ -69,6 +71,7 @@ fn no_history_breaks_a_claim_and_calm_ends_every_task() {
     let next = AtomicU64::new(0);
     let facts = AtomicU64::new(0);
     let rests = AtomicU64::new(0);
+    let homes = AtomicU64::new(0);
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..workers {
@@ -78,17 +81,19 @@ fn no_history_breaks_a_claim_and_calm_ends_every_task() {
                     if seed >= HISTORIES {
                         break;
                     }
-                    let (these, rested) = play(seed);
+                    let (these, rested, is_home) = play(seed);
                     facts.fetch_add(these, Ordering::Relaxed);
                     rests.fetch_add(rested, Ordering::Relaxed);
+                    homes.fetch_add(u64::from(is_home), Ordering::Relaxed);
                 }
             });
         }
     });
-    let (facts, rests) = (facts.into_inner(), rests.into_inner());
+    let (facts, rests, homes) = (facts.into_inner(), rests.into_inner(), homes.into_inner());
+    assert!(homes > HISTORIES / 50, "the dice hardly ever send a rig home: {homes} times");
     assert!(rests > HISTORIES / 20, "the dice hardly ever lay a source to rest: {rests} times");
     println!(
-        "{HISTORIES} histories, {facts} facts, {rests} rests, {:.1} s on {workers} threads",
+        "{HISTORIES} histories, {facts} facts, {rests} rests, {homes} went home, {:.1} s on {workers} threads",
         began.elapsed().as_secs_f64()
     );
 }

@@ -1,7 +1,7 @@
 //! Lists that the contracts hold, read entry by entry: the paged getters panic on some pages.
 
 use alloy_primitives::U256;
-use work::{SourceId, TaskId};
+use work::{ProviderId, SourceId, TaskId};
 
 use super::calls::{self, Call};
 use super::{ReadError, head, sources_count, take};
@@ -10,6 +10,15 @@ use crate::rpc::Rpc;
 
 /// The most sources that are listed, newest first: four times what the public network is known to have.
 pub const SOURCES_LISTED_MAX: u64 = 4_096;
+
+/// A provider's entry in a source's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Which source.
+    pub source: SourceId,
+    /// As what: the bit of one environment, CPU 1, NVIDIA 2, AMD 4.
+    pub environment: u8,
+}
 
 /// Every source that was ever published, the newest [`SOURCES_LISTED_MAX`] of them.
 pub async fn all_sources(rpc: &Rpc) -> Result<Vec<SourceId>, ReadError> {
@@ -32,4 +41,28 @@ pub async fn newest_tasks(rpc: &Rpc, source: SourceId, most: u64) -> Result<Vec<
     let wanted: Vec<Call> = indexes.map(|i| Call::new(source.0, &abi::Source::tasksCall(U256::from(i)))).collect();
     let outputs = calls::all(rpc, at, &wanted).await?;
     outputs.into_iter().map(|output| output.read::<abi::Source::tasksCall>().map(TaskId)).collect()
+}
+
+/// The sources, of [`all_sources`], whose lists hold `provider`. One that is no source by its answers is left out.
+pub async fn registrations(rpc: &Rpc, provider: ProviderId) -> Result<Vec<Registration>, ReadError> {
+    let sources = all_sources(rpc).await?;
+    let at = head(rpc).await?;
+    let ids = sources.iter().map(|id| Call::new(id.0, &abi::Source::getRegistrantIdCall { provider: provider.0 }));
+    let outputs = calls::all(rpc, at, &ids.collect::<Vec<Call>>()).await?;
+    let mut listed = Vec::new();
+    for (source, output) in sources.into_iter().zip(outputs) {
+        match output.read::<abi::Source::getRegistrantIdCall>() {
+            Ok(id) if id.is_zero() => {}
+            Ok(_) => listed.push(source),
+            Err(error @ (ReadError::NoAnswer { .. } | ReadError::NoBlock { .. })) => return Err(error),
+            Err(error) => tracing::warn!(%source, %error, "a source cannot be read"),
+        }
+    }
+    let calls = listed.iter().map(|id| Call::new(id.0, &abi::Source::preferredEnvironmentOfCall(provider.0)));
+    let outputs = calls::all(rpc, at, &calls.collect::<Vec<Call>>()).await?;
+    let read = |(source, output): (SourceId, calls::Output)| {
+        let environment = output.read::<abi::Source::preferredEnvironmentOfCall>()?;
+        Ok(Registration { source, environment })
+    };
+    listed.into_iter().zip(outputs).map(read).collect()
 }

@@ -115,10 +115,13 @@ impl Book {
 
     /// Brings a source's stage in line with its reading and the settings.
     pub(super) fn judge_source(&mut self, source: SourceId) {
+        let is_going_home = self.is_going_home();
         let Some(rig) = &self.rig else { return };
         let Some(served) = self.sources.get_mut(&source) else { return };
         let given_up = served.given_up.as_ref().filter(|g| g.updated_at == served.reading.updated_at);
-        let verdict = if served.is_removed {
+        let verdict = if is_going_home {
+            Err("the owner has removed this rig (`rig pair` takes it back)".into())
+        } else if served.is_removed {
             Err("its owner took it down (RemoveContainer); registering the rig again brings it back".into())
         } else if let Some(given_up) = given_up {
             Err(given_up.why.clone())

@@ -132,7 +132,7 @@ impl Book {
         }
     }
 
-    fn refuse(&self, job: &mut Job, why: Refusal) {
+    pub(super) fn refuse(&self, job: &mut Job, why: Refusal) {
         let now = self.now;
         match why.again_in_s() {
             Some(wait_s) => job.move_to(Stage::Held { why, until: now.saturating_add(wait_s) }, now),
@@ -168,17 +168,10 @@ impl Book {
         reading.status == TaskStatus::Finalized && reading.winner.is_some() && reading.winner == me
     }
 
-    /// No more work is taken: bids that nobody is sending now are withdrawn. One in hand may be on chain already.
+    /// No more work is taken.
     pub(super) fn drain(&mut self, touched: &mut BTreeSet<StepKey>) {
         self.is_draining = true;
-        let open: Vec<TaskId> = self.index.open.iter().copied().collect();
-        for task in open {
-            self.change(task, touched, |book, job| {
-                if matches!(job.stage, Stage::Bidding { .. }) && !job.is_asked {
-                    book.refuse(job, Refusal::Draining);
-                }
-            });
-        }
+        self.withdraw_bids(touched);
     }
 
     pub(super) fn looked(&mut self, task: TaskId, look: &Look, touched: &mut BTreeSet<StepKey>) {
@@ -254,7 +247,7 @@ impl Book {
                     let why = format!("given up after {RUNS_MAX} runs: {trouble}");
                     job.close(Closing::Failed { why }, now);
                 }
-                (TroubleKind::Passing, Stage::Bidding { .. }) if book.is_draining => {
+                (TroubleKind::Passing, Stage::Bidding { .. }) if book.takes_no_more() => {
                     book.refuse(job, Refusal::Draining);
                 }
                 (TroubleKind::Passing, Stage::Published { .. })
@@ -361,7 +354,7 @@ impl Book {
     }
 
     /// Changes one job and keeps what is derived from it true.
-    fn change(&mut self, task: TaskId, touched: &mut BTreeSet<StepKey>, edit: impl FnOnce(&Book, &mut Job)) {
+    pub(super) fn change(&mut self, task: TaskId, touched: &mut BTreeSet<StepKey>, edit: impl FnOnce(&Book, &mut Job)) {
         let Some(before) = self.jobs.get(&task).cloned() else { return };
         let mut job = before.clone();
         edit(self, &mut job);

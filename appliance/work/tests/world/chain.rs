@@ -11,6 +11,12 @@ use work::{ProviderId, ResponseId, SourceId, TaskId, Wei};
 /// Seconds for which what was mined can be taken back by a re-org; an end is shown only after them.
 pub(crate) const SHALLOW_S: u64 = 12;
 
+/// Seconds from an unbonding to its claim.
+pub(crate) const COOLDOWN_S: u64 = 200;
+
+/// What a transfer of everything leaves behind, in wei.
+pub(crate) const DUST_WEI: Wei = U256::from_limbs([30_000_000_000_000, 0, 0, 0]);
+
 /// The rig's own account.
 pub(crate) const ME: ProviderId = ProviderId(Address::repeat_byte(0x11));
 /// The owner's account.
@@ -32,6 +38,8 @@ pub(crate) struct Chain {
     pub(crate) tasks: BTreeMap<TaskId, OnChain>,
     pub(crate) sources: BTreeMap<SourceId, SourceReading>,
     pub(crate) standing: Standing,
+    /// What the owner has received from this rig, in wei.
+    pub(crate) home_wei: Wei,
     responses: u64,
 }
 
@@ -55,11 +63,58 @@ pub(crate) enum Revert {
     NoAttempt,
     /// The same was recorded before.
     Twice,
+    /// There is less than that, or not yet.
+    Short,
 }
 
 impl Chain {
     pub(crate) fn new(standing: Standing) -> Chain {
-        Chain { tasks: BTreeMap::new(), sources: BTreeMap::new(), standing, responses: 0 }
+        Chain { tasks: BTreeMap::new(), sources: BTreeMap::new(), standing, home_wei: Wei::ZERO, responses: 0 }
+    }
+
+    /// The owner ends the pairing.
+    pub(crate) fn remove_provider(&mut self) {
+        self.standing.master = None;
+        self.standing.is_announced = false;
+        self.standing.is_newest = false;
+    }
+
+    /// The owner names this rig, and no other after it.
+    pub(crate) fn announce_provider(&mut self) {
+        self.standing.is_announced = true;
+        self.standing.is_newest = true;
+    }
+
+    pub(crate) fn unbond(&mut self, amount_wei: Wei, now: u64) -> Result<(), Revert> {
+        let standing = &mut self.standing;
+        standing.lockup_wei = standing.lockup_wei.checked_sub(amount_wei).ok_or(Revert::Short)?;
+        standing.unbonding_wei += amount_wei;
+        standing.unbonds_at = now + COOLDOWN_S;
+        Ok(())
+    }
+
+    pub(crate) fn claim(&mut self, now: u64) -> Result<(), Revert> {
+        let standing = &mut self.standing;
+        if now < standing.unbonds_at || standing.unbonding_wei.is_zero() {
+            return Err(Revert::Short);
+        }
+        standing.vault_wei += std::mem::take(&mut standing.unbonding_wei);
+        standing.unbonds_at = 0;
+        Ok(())
+    }
+
+    pub(crate) fn withdraw(&mut self, amount_wei: Wei) -> Result<(), Revert> {
+        let standing = &mut self.standing;
+        standing.vault_wei = standing.vault_wei.checked_sub(amount_wei).ok_or(Revert::Short)?;
+        standing.gas_wei += amount_wei;
+        Ok(())
+    }
+
+    /// A transfer of all coins to the owner; its gas stays here.
+    pub(crate) fn send_home(&mut self) {
+        let sent_wei = self.standing.gas_wei.saturating_sub(DUST_WEI);
+        self.standing.gas_wei -= sent_wei;
+        self.home_wei += sent_wei;
     }
 
     pub(crate) fn publish(&mut self, task: Task) {

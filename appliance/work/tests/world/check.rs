@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use work::book::{CLOSED_KEPT, SOURCES_KEPT, Stage};
+use work::enrolment::Phase;
 use work::policy::Rig;
 use work::{Book, Fact, News, RunId, SourceId, Step, StepKey, TaskId};
 
@@ -79,6 +80,7 @@ impl Witness {
             Step::Attempt { bid } => {
                 let id = bid.task.id;
                 assert!(!book.is_draining(), "{id} is attempted while draining");
+                assert!(!book.is_going_home(), "{id} is attempted by a rig that was removed");
                 assert!(!self.attempted.contains(&id), "{id} is attempted again");
                 let is_decided_now = job.is_some_and(|job| job.tries == 0);
                 if let News::Looked { task, look } = &fact.news
@@ -114,14 +116,14 @@ impl Witness {
                 let needing = book.open_jobs().find(|job| job.task().source == *source && needs(&job.stage));
                 assert!(needing.is_none(), "{source} is stopped under {needing:#?}");
             }
-            Step::Announce
-            | Step::Describe
-            | Step::Lock { .. }
-            | Step::Prepare { .. }
-            | Step::Register { .. }
-            | Step::Look { .. }
-            | Step::Fetch { .. }
-            | Step::Publish { .. } => {}
+            Step::Unbond { .. } | Step::Claim { .. } | Step::Withdraw { .. } | Step::SendHome { .. } => {
+                assert!(book.is_going_home(), "{step:?} by a rig that was not removed");
+                assert!(book.is_idle(), "{step:?} while work is under way");
+            }
+            Step::Announce | Step::Describe | Step::Lock { .. } | Step::Register { .. } => {
+                assert!(!book.is_going_home(), "{step:?} by a rig that was removed");
+            }
+            Step::Prepare { .. } | Step::Look { .. } | Step::Fetch { .. } | Step::Publish { .. } => {}
         }
     }
 
@@ -182,8 +184,16 @@ fn check_wakes(book: &Book) {
     }
     let enrolment = book.enrolment();
     if !enrolment.is_asked && enrolment.not_before > book.now() {
-        assert!(wakes_at <= enrolment.not_before, "no alarm wakes enrolment");
+        assert!(wakes_at <= enrolment.not_before.max(free_at(book)), "no alarm wakes enrolment");
     }
+    if !enrolment.is_asked && book.phase() == Phase::GoingHome && free_at(book) > book.now() {
+        assert!(wakes_at <= enrolment.not_before.max(free_at(book)), "no alarm wakes the claim");
+    }
+}
+
+/// When unbonded stake can be claimed, in Unix seconds.
+fn free_at(book: &Book) -> u64 {
+    book.enrolment().standing.as_ref().map_or(0, |standing| standing.unbonds_at)
 }
 
 /// A source that is updated while it is being prepared is prepared once more after that; one that is taken down while it

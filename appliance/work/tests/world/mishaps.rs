@@ -1,12 +1,13 @@
 //! What can go wrong, or merely happen: one mishap at a time, thrown by the dice.
 
+use work::enrolment::Phase;
 use work::policy::Sources;
 use work::source::{Environments, SourceStage};
 use work::step::Trouble;
 use work::task::Delivery;
-use work::{News, SourceId, StepKey, TaskId, Wei};
+use work::{News, SourceId, Step, StepKey, TaskId, Wei};
 
-use super::chain::cents;
+use super::chain::{DUST_WEI, cents};
 use super::{Luck, World, empty_standing, good_standing, source_id, task_id, willing_rig};
 
 /// How far back an echo reaches, in facts.
@@ -41,7 +42,7 @@ impl World {
 
     /// One thing happens.
     pub(crate) fn mishap(&mut self) {
-        match self.dice.below(34) {
+        match self.dice.below(37) {
             0..=11 => self.someone_performs(),
             12..=14 => self.something_is_read(),
             15..=16 => self.echo(),
@@ -55,6 +56,7 @@ impl World {
             27 => self.clock_jumps(),
             28 => self.restart(),
             29 if self.dice.one_in(4) => self.tell(News::DrainAsked),
+            34..=35 if self.dice.one_in(3) => self.owner_changes_its_mind(),
             30..=31 => {
                 // Now and then later than the peace that the book gives.
                 self.now += self.dice.below(150);
@@ -104,6 +106,7 @@ impl World {
             News::TaskRead { .. }
                 | News::SourceRead { .. }
                 | News::Stood { .. }
+                | News::SentHome { .. }
                 | News::Looked { .. }
                 | News::Fetched { .. }
                 | News::Finished { .. }
@@ -190,6 +193,18 @@ impl World {
         self.read_standing();
     }
 
+    /// The owner removes the rig, or takes it back.
+    fn owner_changes_its_mind(&mut self) {
+        if self.chain.standing.is_announced {
+            self.chain.remove_provider();
+        } else {
+            self.chain.announce_provider();
+        }
+        if self.dice.one_in(2) {
+            self.read_standing();
+        }
+    }
+
     /// A re-org: our newest transaction is gone, until the outbox sends it again, if it does.
     fn chain_forgets(&mut self) {
         if let Some(task) = self.some_task() {
@@ -222,14 +237,33 @@ impl World {
     /// After this nothing more goes wrong: the rig is what it was, and the owner has paid.
     pub(crate) fn mend(&mut self) {
         self.ahead_s = 0;
+        self.read_standing();
+        // One that is naming its owner at this moment may end up half paired, which only the owner can end.
+        let is_announcing = matches!(self.hand.get(&StepKey::Enrol), Some(Step::Announce));
+        self.stays_away = self.book.is_going_home() && !is_announcing && self.dice.one_in(2);
+        if !self.stays_away {
+            self.chain.announce_provider();
+        }
         self.chain.standing.gas_wei = cents(100);
-        self.chain.standing.is_announced = true;
         let keys: Vec<StepKey> = self.hand.keys().copied().collect();
         for key in keys {
             if self.dice.one_in(8) && self.hand.contains_key(&key) {
                 self.tell(News::Fell { step: key, trouble: Trouble::passing("the last of the bad weather") });
             }
         }
+    }
+
+    /// A rig that was removed is at home: nothing of it is left, but what no transfer could bring.
+    pub(crate) fn check_home(&self) {
+        if !self.stays_away {
+            return assert!(!self.book.is_going_home(), "its owner has taken it back: {:#?}", self.book.enrolment());
+        }
+        let standing = &self.chain.standing;
+        assert_eq!(self.book.phase(), Phase::Home, "{:#?}", self.book.enrolment());
+        let left = [standing.lockup_wei, standing.unbonding_wei, standing.vault_wei];
+        assert_eq!(left, [Wei::ZERO; 3], "it was left in the vault");
+        assert!(standing.gas_wei <= DUST_WEI, "{} wei are left on the account", standing.gas_wei);
+        assert!(self.up.is_empty(), "it is at home, and {:?} run", self.up);
     }
 
     /// Clients look at what was answered: some confirm it, some never do.

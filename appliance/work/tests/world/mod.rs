@@ -12,7 +12,7 @@ mod performer;
 use std::collections::{BTreeMap, BTreeSet};
 
 use work::book::{Closing, Stage};
-use work::enrolment::Standing;
+use work::enrolment::{Phase, Standing};
 use work::policy::{Rig, Sources};
 use work::source::{Environment, Environments, SourceReading};
 use work::task::{Delivery, Task};
@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) keeps_snapshots: bool,
     /// Whether the machine dies with the provider, and all containers with it.
     pub(crate) loses_power: bool,
+    /// Whether its owner removed it for good.
+    pub(crate) stays_away: bool,
     /// How often a source was laid to rest.
     pub(crate) rests: u64,
     witness: Witness,
@@ -91,6 +93,9 @@ pub(crate) fn good_standing() -> Standing {
         master: Some(OWNER),
         is_announced: true,
         base_data_url: "https://gateway.invalid/ipfs/base-data".into(),
+        unbonding_wei: Wei::ZERO,
+        unbonds_at: 0,
+        is_newest: false,
     }
 }
 
@@ -103,6 +108,9 @@ pub(crate) fn empty_standing() -> Standing {
         master: None,
         is_announced: false,
         base_data_url: String::new(),
+        unbonding_wei: Wei::ZERO,
+        unbonds_at: 0,
+        is_newest: false,
     }
 }
 
@@ -149,6 +157,7 @@ impl World {
             crash_after: None,
             keeps_snapshots: false,
             loses_power: false,
+            stays_away: false,
             rests: 0,
             witness: Witness::default(),
         }
@@ -319,6 +328,7 @@ impl World {
             |stage: &Stage| matches!(stage, Stage::Closed { .. } | Stage::Responded { missing_since: None, .. });
         self.hand.is_empty()
             && self.book.outstanding().is_empty()
+            && self.book.phase() != Phase::GoingHome
             && self.book.sources().values().all(|served| served.not_before <= self.book.now())
             && self
                 .book

@@ -62,6 +62,28 @@ impl World {
                 standing.lockup_wei += locked_wei;
                 News::Stood { standing: standing.clone() }
             }
+            Step::Unbond { amount_wei } => {
+                if !self.chain.standing.lockup_wei.is_zero() {
+                    self.chain.unbond(*amount_wei, self.now).map_err(|_| Trouble::passing("it is less by now"))?;
+                }
+                News::Stood { standing: self.chain.standing.clone() }
+            }
+            Step::Claim { .. } => {
+                if !self.chain.standing.unbonding_wei.is_zero() {
+                    self.chain.claim(self.now).map_err(|_| Trouble::passing("it is not free yet"))?;
+                }
+                News::Stood { standing: self.chain.standing.clone() }
+            }
+            Step::Withdraw { amount_wei } => {
+                if self.chain.standing.vault_wei >= *amount_wei {
+                    self.chain.withdraw(*amount_wei).expect("there is as much");
+                }
+                News::Stood { standing: self.chain.standing.clone() }
+            }
+            Step::SendHome { .. } => {
+                self.chain.send_home();
+                News::SentHome { standing: self.chain.standing.clone() }
+            }
             Step::Prepare { source, updated_at, .. } => {
                 self.up.insert(*source, *updated_at);
                 self.volumes.insert(*source);
@@ -136,7 +158,7 @@ impl World {
     fn attempt(&mut self, task: TaskId, payment_wei: Wei) -> Result<News, Trouble> {
         match self.chain.attempt(task, payment_wei, self.now) {
             Ok(()) | Err(Revert::Twice) => {}
-            Err(Revert::Ended | Revert::NoAttempt) => return Err(Trouble::lost("the task has ended")),
+            Err(Revert::Ended | Revert::NoAttempt | Revert::Short) => return Err(Trouble::lost("the task has ended")),
         }
         Ok(News::TaskRead { reading: Box::new(self.chain.reading(task, self.now)) })
     }
