@@ -8,23 +8,42 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The chapters in the order of the story, and the chapters that each may use.
-const CHAPTERS: [(&str, &[&str]); 18] = [
+const CHAPTERS: [(&str, &[&str]); 22] = [
     ("appliance/work", &[]),
     ("appliance/chain", &["work"]),
     ("appliance/bundle", &[]),
     ("appliance/cuda", &["bundle"]),
     ("appliance/gpu", &[]),
     ("appliance/runner", &["work", "bundle", "cuda", "gpu"]),
-    ("appliance/signer", &[]),
+    ("appliance/tpm", &[]),
+    ("appliance/attest", &[]),
+    ("appliance/identity", &["tpm"]),
+    ("appliance/signer", &["tpm", "attest", "identity"]),
     ("appliance", &["work", "chain", "bundle", "cuda", "gpu", "signer", "runner"]),
-    ("provisioning", &["chain", "bundle", "gpu", "runner"]),
+    ("provisioning", &["chain", "bundle", "gpu", "runner", "attest", "signer"]),
     ("tests/kernels", &[]),
     ("tests/fake-gpu/edge", &[]),
     ("tests/fake-gpu/script", &[]),
     ("tests/fake-gpu/cuda", &["kernels"]),
     ("tests/fake-gpu/nvml", &[]),
+    ("tests/swtpm", &[]),
     ("tests/hostile", &["bundle", "gpu", "runner"]),
-    ("tests", &["work", "chain", "bundle", "gpu", "runner", "signer", "appliance", "provisioning", "kernels"]),
+    (
+        "tests",
+        &[
+            "work",
+            "chain",
+            "bundle",
+            "gpu",
+            "runner",
+            "identity",
+            "signer",
+            "swtpm",
+            "appliance",
+            "provisioning",
+            "kernels",
+        ],
+    ),
     ("tests/jail_bench", &["runner", "hostile", "appliance", "testbed"]),
     ("tests/gpu_report", &["bundle", "cuda", "gpu", "runner", "kernels"]),
 ];
@@ -56,8 +75,14 @@ const MAY_SEND: [&str; 3] =
 /// Types that hold a private key.
 const KEYS: [&str; 3] = ["PrivateKeySigner", "SigningKey", "LocalSigner"];
 
-/// Who holds keys: the signer the rig's, the owner's wallet on the owner's machine, the local network its public ones.
-const MAY_HOLD_KEYS: [&str; 3] = ["appliance/signer/src/", "provisioning/src/wallet.rs", "provisioning/src/devnet/"];
+/// Who holds keys: the signer and its identity the rig's, the owner's wallet on the owner's machine, the local network its public ones.
+const MAY_HOLD_KEYS: [&str; 5] = [
+    "appliance/identity/src/",
+    "appliance/signer/src/",
+    "provisioning/src/wallet.rs",
+    "provisioning/src/wallet/",
+    "provisioning/src/devnet/",
+];
 
 /// Files and folders with unsafe code: system calls that have no safe wrapper, C libraries that are opened while we run,
 /// libraries that stand in for them, and tests that make the calls a jail must refuse.

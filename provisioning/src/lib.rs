@@ -4,7 +4,8 @@
 //! rig, never sees a rig's key, and never takes a key on a command line.
 //!
 //! Read first: [`command`] (what `rig` understands), [`devnet`] (the local network), `owner` (how the owner's
-//! transactions leave), `rig` (how a running rig is asked), `cuda` (how kernels become a bundle).
+//! transactions leave), `lan` (which rigs ask to be paired), `rig` (how a running rig is asked), `cuda` (how
+//! kernels become a bundle).
 #![deny(unsafe_code)]
 
 pub mod command;
@@ -12,9 +13,12 @@ pub mod devnet;
 pub mod exit;
 
 mod cuda;
+mod lan;
 mod network;
 mod owner;
 mod parse;
+mod person;
+mod qr;
 mod rig;
 mod screen;
 mod wallet;

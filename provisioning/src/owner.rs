@@ -3,6 +3,8 @@
 //! Invariants:
 //! * Transactions leave through `chain::outbox` only, as on the rig. What was under way when a command was interrupted
 //!   is in the outbox's file, and the same command joins it instead of sending it twice.
+//! * An account whose key is elsewhere has no outbox: its transactions are shown, and seen again on the chain; see
+//!   [`elsewhere`].
 //! * One command at a time writes for a wallet on a network; see [`place`].
 
 use std::sync::Arc;
@@ -26,10 +28,13 @@ use crate::exit::{Exit, Failure};
 use crate::network::NetworkArgs;
 use crate::parse::coin_words;
 use crate::screen::Screen;
-use crate::wallet::WalletArgs;
+use crate::wallet::{Opened, WalletArgs};
 
+mod eip681;
+mod elsewhere;
 mod place;
 
+use self::elsewhere::{Elsewhere, Wish};
 use self::place::{Place, PlaceError};
 
 /// A person waits for it, so the chain is asked often (milliseconds).
@@ -57,10 +62,15 @@ pub(crate) struct Owner {
     pub(crate) rpc: Rpc,
     pub(crate) content: Content,
     screen: Screen,
-    outbox: Outbox,
-    cancel: CancellationToken,
-    task: JoinHandle<Result<(), StoreError>>,
+    hand: Hand,
     place: Place,
+}
+
+/// How transactions leave.
+#[derive(Debug)]
+enum Hand {
+    Here { outbox: Outbox, cancel: CancellationToken, task: JoinHandle<Result<(), StoreError>> },
+    Elsewhere(Elsewhere),
 }
 
 /// A transaction that is on the chain.
@@ -92,6 +102,10 @@ pub(crate) enum OwnerError {
     },
     #[error("{what}: not on the chain after {} s; {}", SEND_TIMEOUT.as_secs(), .troubles.join("; "))]
     Slow { what: String, troubles: Vec<String> },
+    #[error("{what}: not on the chain after {} min", elsewhere::PATIENCE.as_secs() / 60)]
+    Unseen { what: String, from: Address },
+    #[error("{from} is a contract, and only the transactions of an account with a key can be shown and found again")]
+    Contract { from: Address },
     #[error("{what}: transaction {tx} is on the chain, but its event is not in its receipt")]
     NoEvent { what: &'static str, tx: B256 },
     #[error("read {what}")]
@@ -122,18 +136,28 @@ impl OwnerArgs {
 impl Owner {
     /// Opens the wallet, reaches the network, and waits for the right to send.
     pub(crate) async fn open(network: &NetworkArgs, wallet: &WalletArgs, screen: Screen) -> Result<Owner, Failure> {
-        let wallet = wallet.open()?;
-        let address = wallet.address();
+        wallet.check()?;
         let settings = network.settings()?;
+        let wallet = wallet.open(settings.network.chain_id, screen).await?;
+        let address = match &wallet {
+            Opened::Here(wallet) => wallet.address(),
+            Opened::Elsewhere(from) => *from,
+        };
         let rpc = settings.connect().await?;
         let content = Content::new(settings.content.clone()).map_err(OwnerError::Content)?;
         let place = Place::take(&place::state_folder()?, &settings, address, screen).await?;
-        let limits = OutboxLimits { poll_ms: POLL_MS, ..OutboxLimits::default() };
-        let (outbox, task) =
-            Outbox::open(place.outbox(), rpc.clone(), Arc::new(wallet), limits).map_err(OwnerError::Outbox)?;
-        let cancel = CancellationToken::new();
-        let task = tokio::spawn(task.run(cancel.clone()));
-        Ok(Owner { address, rpc, content, screen, outbox, cancel, task, place })
+        let hand = match wallet {
+            Opened::Elsewhere(from) => Hand::Elsewhere(Elsewhere::open(rpc.clone(), from, screen).await?),
+            Opened::Here(wallet) => {
+                let limits = OutboxLimits { poll_ms: POLL_MS, ..OutboxLimits::default() };
+                let (outbox, task) =
+                    Outbox::open(place.outbox(), rpc.clone(), Arc::new(wallet), limits).map_err(OwnerError::Outbox)?;
+                let cancel = CancellationToken::new();
+                let task = tokio::spawn(task.run(cancel.clone()));
+                Hand::Here { outbox, cancel, task }
+            }
+        };
+        Ok(Owner { address, rpc, content, screen, hand, place })
     }
 
     pub(crate) fn contracts(&self) -> Contracts {
@@ -146,47 +170,51 @@ impl Owner {
 
     /// Calls `to` and waits until it is on the chain. `what` says it in the user's words. The call itself names the
     /// intent, so a repeated command must come to the same call; otherwise see [`Owner::send_as`].
-    pub(crate) async fn send(
+    pub(crate) async fn send<C: SolCall>(
         &self,
         what: &str,
         to: Address,
-        call: &impl SolCall,
+        call: &C,
         value_wei: U256,
     ) -> Result<Done, OwnerError> {
         let data = call.abi_encode();
-        let wish = keccak256([data.as_slice(), &value_wei.to_be_bytes::<32>()].concat());
-        self.send_intent(what, Intent { key: self.key(to, wish), to, data: data.into(), value_wei }).await
+        let name = keccak256([data.as_slice(), &value_wei.to_be_bytes::<32>()].concat());
+        let wish = Wish { to, signature: Some(C::SIGNATURE), data: data.into(), value_wei };
+        self.send_wish(what, name, wish).await
     }
 
     /// Like [`Owner::send`] for a call that comes out differently each time it is made, because the time of day is in it:
-    /// `wish` hashes what the user asked for. While such a call of an interrupted command is under way, the next is
+    /// `name` hashes what the user asked for. While such a call of an interrupted command is under way, the next is
     /// refused.
-    pub(crate) async fn send_as(
+    pub(crate) async fn send_as<C: SolCall>(
         &self,
         what: &str,
-        wish: B256,
+        name: B256,
         to: Address,
-        call: &impl SolCall,
+        call: &C,
     ) -> Result<Done, OwnerError> {
-        let (key, data) = (self.key(to, wish), call.abi_encode().into());
-        self.send_intent(what, Intent { key, to, data, value_wei: U256::ZERO }).await
+        let data = call.abi_encode().into();
+        let wish = Wish { to, signature: Some(C::SIGNATURE), data, value_wei: U256::ZERO };
+        self.send_wish(what, name, wish).await
     }
 
     /// Sends plain coins.
     pub(crate) async fn transfer(&self, what: &str, to: Address, value_wei: U256) -> Result<Done, OwnerError> {
-        let key = self.key(to, B256::from(value_wei));
-        self.send_intent(what, Intent { key, to, data: Bytes::new(), value_wei }).await
+        let wish = Wish { to, signature: None, data: Bytes::new(), value_wei };
+        self.send_wish(what, B256::from(value_wei), wish).await
     }
 
-    fn key(&self, to: Address, wish: B256) -> String {
-        format!("{} {to} {wish}", self.place.number())
-    }
-
-    async fn send_intent(&self, what: &str, intent: Intent) -> Result<Done, OwnerError> {
+    async fn send_wish(&self, what: &str, name: B256, wish: Wish) -> Result<Done, OwnerError> {
+        let outbox = match &self.hand {
+            Hand::Elsewhere(elsewhere) => return elsewhere.send(what, &wish).await,
+            Hand::Here { outbox, .. } => outbox,
+        };
         let _waiting = self.screen.wait(what);
+        let Wish { to, data, value_wei, .. } = wish;
+        let intent = Intent { key: format!("{} {to} {name}", self.place.number()), to, data, value_wei };
         let what = what.to_owned();
-        let Ok(sent) = timeout(SEND_TIMEOUT, self.outbox.send(intent)).await else {
-            let troubles = self.outbox.standing().borrow().troubles.iter().map(|each| format!("{each:?}")).collect();
+        let Ok(sent) = timeout(SEND_TIMEOUT, outbox.send(intent)).await else {
+            let troubles = outbox.standing().borrow().troubles.iter().map(|each| format!("{each:?}")).collect();
             return Err(OwnerError::Slow { what, troubles });
         };
         match sent {
@@ -224,9 +252,12 @@ impl Owner {
 
     /// Stops sending after the command did what it should.
     pub(crate) async fn close(self) -> Result<(), PlaceError> {
-        self.cancel.cancel();
-        // Everything that was sent has been answered; what the task might still say is of no use to this command.
-        let _ = self.task.await;
+        if let Hand::Here { cancel, task, outbox } = self.hand {
+            cancel.cancel();
+            // Everything that was sent has been answered; what the task might still say is of no use to this command.
+            let _ = task.await;
+            drop(outbox);
+        }
         self.place.count()
     }
 }
@@ -249,6 +280,12 @@ impl From<OwnerError> for Failure {
             OwnerError::Place(_) | OwnerError::Content(_) | OwnerError::Outbox(_) => (Exit::Failed, None),
             OwnerError::Refused { reason, .. } => (Exit::Refused, advice(reason)),
             OwnerError::Unfunded { .. } => (Exit::Refused, Some("send coins to the wallet, then repeat the command")),
+            OwnerError::Unseen { .. } => {
+                (Exit::TimedOut, Some("look for it in the explorer; if it is not there, repeat the command"))
+            }
+            OwnerError::Contract { .. } => {
+                (Exit::Usage, Some("pair from the wallet's own page, or from another account"))
+            }
             OwnerError::Slow { .. } => (Exit::TimedOut, Some("repeat the command: it goes on where it stopped")),
             OwnerError::Send { source: SendError::Refused { .. }, .. } => {
                 (Exit::Failed, Some("a command that was interrupted sent this already: look for it in the explorer"))

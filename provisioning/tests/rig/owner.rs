@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use crate::stage::{Ended, Stage, utf8};
 
 /// A local network, and its files in a home.
-struct Town {
-    stage: Stage,
-    devnet: Devnet,
-    network: String,
+pub(crate) struct Town {
+    pub(crate) stage: Stage,
+    pub(crate) devnet: Devnet,
+    pub(crate) network: String,
 }
 
 impl Town {
-    async fn up(contracts: ContractSettings) -> Town {
+    pub(crate) async fn up(contracts: ContractSettings) -> Town {
         let devnet = Devnet::up(DevnetOptions { contracts, ..DevnetOptions::default() }).await.unwrap();
         let stage = Stage::new();
         let network = stage.file("devnet.json", serde_json::to_vec(&devnet.ready).unwrap());
@@ -27,10 +27,15 @@ impl Town {
     }
 
     /// Runs `rig --json` on this network with the wallet of `role`.
-    async fn rig(&self, role: Role, arguments: &[&str]) -> Ended {
+    pub(crate) async fn rig(&self, role: Role, arguments: &[&str]) -> Ended {
         let key = self.stage.key_file(self.devnet.account(role));
         let all = [arguments, &["--json", "--devnet", &self.network, "--key-file", &key]].concat();
-        let command = self.stage.command(&all);
+        self.run(&all).await
+    }
+
+    /// Runs `rig` as it is told to.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Ended {
+        let command = self.stage.command(arguments);
         let output = tokio::process::Command::from(command).output().await.unwrap();
         Ended {
             code: output.status.code(),
@@ -39,20 +44,20 @@ impl Town {
         }
     }
 
-    fn chain(&self, account: &Account) -> DynProvider {
+    pub(crate) fn chain(&self, account: &Account) -> DynProvider {
         let wallet = EthereumWallet::new(account.signer());
         ProviderBuilder::new().wallet(wallet).connect_http(self.devnet.ready.rpc.clone()).erased()
     }
 
     /// The provider's half of a pairing.
-    async fn announce_master(&self, provider: &Account) {
+    pub(crate) async fn announce_master(&self, provider: &Account) {
         let terminal = Terminal::new(self.devnet.ready.contracts.terminal, self.chain(provider));
         let master = self.devnet.account(Role::Master).address;
         let sent = terminal.announceMaster(master).send().await.unwrap();
         assert!(sent.get_receipt().await.unwrap().status());
     }
 
-    async fn publish_echo(&self, delivery: &str) -> Address {
+    pub(crate) async fn publish_echo(&self, delivery: &str) -> Address {
         let compose = self.stage.file("compose.yml", "services:\n  echo:\n    image: localhost/echo\n");
         let name = ["source", "publish", "--name", "echo", "--cpu-compose", &compose];
         let terms = ["--min-payment", "0.01", "--max-expiry", "1h", "--delivery", delivery];

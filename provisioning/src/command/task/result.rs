@@ -46,13 +46,13 @@ pub(crate) struct TaskResult {
     /// How long to wait for a response, such as 60s.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::span)]
     wait: Duration,
-    /// Confirm the response, which pays for it. Needs --key-file.
-    #[arg(long, requires = "key_file")]
+    /// Confirm the response, which pays for it. Needs a wallet.
+    #[arg(long)]
     confirm: bool,
     #[command(flatten)]
     network: NetworkArgs,
     #[command(flatten)]
-    wallet: Option<WalletArgs>,
+    wallet: WalletArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,6 +83,9 @@ enum Status {
 
 impl TaskResult {
     pub(super) async fn run(self, screen: Screen) -> Result<(), Failure> {
+        if self.confirm {
+            self.wallet.check()?;
+        }
         let settings = self.network.settings()?;
         let rpc = settings.connect().await?;
         let (response, mut status) = self.wait_for_response(&rpc, screen).await?;
@@ -139,8 +142,7 @@ impl TaskResult {
     }
 
     async fn confirm(&self, response: Address, screen: Screen) -> Result<(), Failure> {
-        let wallet = self.wallet.as_ref().ok_or_else(|| Failure::new(Exit::Usage, "--confirm needs --key-file"))?;
-        let owner = Owner::open(&self.network, wallet, screen).await?;
+        let owner = Owner::open(&self.network, &self.wallet, screen).await?;
         let call = Controller::confirmResponseCall { response };
         owner.send("confirming the response", owner.contracts().controller, &call, U256::ZERO).await?;
         Ok(owner.close().await?)
