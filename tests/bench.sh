@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Benches, in release builds: tests/bench.sh work, tests/bench.sh jail
+# Benches, in release builds: tests/bench.sh work, tests/bench.sh jail, tests/bench.sh identity
 # Each prints a table: median, p10, p90, and what bounds the figure. --json prints one line instead.
 #
 # jail needs root, and the Debian packages bubblewrap, crun, runc, erofs-utils and e2fsprogs besides those of setup.sh. On
@@ -16,6 +16,15 @@ if [ "${1:-}" = jail ]; then
     cargo rustc --quiet --release -p jail_bench --bin inside -- -C target-feature=+crt-static
     exec ${RIG_BENCH_REALTIME:+chrt -r 20} "${CARGO_TARGET_DIR:-$root/target}/release/jail-bench" "$@"
 fi
-cargo build --quiet --release --manifest-path "$root/Cargo.toml" --workspace
 cd "$root"
+if [ "${1:-}" = identity ]; then
+    cargo build --quiet --release -p signer -p testbed --bin rig-signer --bin bench
+    # As the image has it: one static program. In a folder of its own, because the flags are other flags.
+    CARGO_PROFILE_RELEASE_STRIP=symbols RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --release \
+        -p signer --bin rig-signer --target "$(rustc -vV | sed -n 's/^host: //p')" --target-dir target/static
+    RIG_BENCH_STATIC_SIGNER=$(echo "$root"/target/static/*/release/rig-signer)
+    export RIG_BENCH_STATIC_SIGNER
+    exec "${CARGO_TARGET_DIR:-$root/target}/release/bench" "$@"
+fi
+cargo build --quiet --release --manifest-path "$root/Cargo.toml" --workspace
 exec "$root/target/release/bench" "$@"

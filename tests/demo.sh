@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job on a fresh Debian 12 with rustup: does all set-up, then lets the official SDK publish tasks to a rig that
 # runs them without Docker. Prints a table; exits 0 only if every payload is right and the owner is paid exactly.
-# Arguments go to the demonstration: --json, --keep.
+# Arguments go to the demonstration: --tier N (no TPM; else a TPM emulator holds the key), --json, --keep.
 set -euo pipefail
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$tests")

@@ -4,6 +4,7 @@
 
 mod bundles;
 mod endings;
+mod identity;
 mod owner;
 mod race;
 mod taking;

@@ -10,6 +10,7 @@ pub mod client;
 pub mod driver;
 pub mod gateway;
 pub mod guest;
+pub mod hardware;
 pub mod market;
 pub mod node;
 pub mod proxy;

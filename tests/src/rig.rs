@@ -41,6 +41,10 @@ pub struct RigOptions {
     pub drain_s: u64,
     /// Where the runner finds a driver's libraries before the loader's own; empty for none.
     pub libraries: Vec<PathBuf>,
+    /// Where the signer finds a TPM, as its `--tpm` takes it; no TPM when empty. Never the one of this machine.
+    pub tpm: String,
+    /// Below which folder the signer finds the machine's parts; a machine without any when absent.
+    pub hardware: Option<PathBuf>,
 }
 
 impl Default for RigOptions {
@@ -54,6 +58,8 @@ impl Default for RigOptions {
             owner: None,
             drain_s: 20,
             libraries: Vec::new(),
+            tpm: String::new(),
+            hardware: None,
         }
     }
 }
@@ -80,7 +86,7 @@ impl Rig {
         }
         std::fs::write(dir.path().join("signer.toml"), signer_toml(ready, options)?)?;
         std::fs::write(dir.path().join("rig.toml"), rig_toml(ready, options, dir.path())?)?;
-        let (signer, address) = start_signer(dir.path())?;
+        let (signer, address) = start_signer(dir.path(), options)?;
         let runner = start_runner(dir.path(), &options.libraries)?;
         let mut rig = Rig { dir, address, signer, runner, provider: None, drain_s: options.drain_s };
         rig.start_provider()?;
@@ -131,6 +137,11 @@ impl Rig {
         let Some(mut provider) = self.provider.take() else { bail!("the provider does not run") };
         kill(Pid::from_raw(i32::try_from(provider.id())?), Signal::SIGTERM)?;
         Ok(provider.wait()?.success())
+    }
+
+    /// The signer's process id.
+    pub fn signer_pid(&self) -> u32 {
+        self.signer.id()
     }
 
     /// The process ids of signer, runner and, if it runs, provider.
@@ -289,10 +300,12 @@ fn spawn(mut command: Command, dir: &Path, log: &str) -> Result<Child> {
     command.spawn().with_context(|| format!("start {:?}", command.get_program()))
 }
 
-fn start_signer(dir: &Path) -> Result<(Child, Address)> {
+fn start_signer(dir: &Path, options: &RigOptions) -> Result<(Child, Address)> {
     let mut command = Command::new(binary("rig-signer")?);
     command.args(["run", "--json", "--state"]).arg(dir.join("signer"));
     command.arg("--socket").arg(dir.join("signer.sock")).arg("--policy").arg(dir.join("signer.toml"));
+    command.args(["--tpm", if options.tpm.is_empty() { "none" } else { &options.tpm }]);
+    command.arg("--hardware").arg(options.hardware.clone().unwrap_or_else(|| dir.join("no-hardware")));
     command.stdout(Stdio::piped());
     let mut signer = spawn(command, dir, "signer.log")?;
     let mut line = String::new();

@@ -90,6 +90,9 @@ fn opening(me: ProviderId, source: SourceId) -> [News; 4] {
         master: Some(owner),
         is_announced: true,
         base_data_url: "http://127.0.0.1/ipfs/QmX".into(),
+        unbonding_wei: U256::ZERO,
+        unbonds_at: 0,
+        is_newest: true,
     };
     let reading = SourceReading {
         id: source,

@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 
 mod facts;
 
+mod handshake;
+
+mod identity;
+
 mod overhead;
 
 mod catch_up;
@@ -22,6 +26,8 @@ mod publish;
 enum Bench {
     /// The main job: overhead per task, catch-up, facts, memory and CPU of the provider.
     Work,
+    /// The key: signing, starting, TLS handshakes, size and memory of the signer.
+    Identity,
 }
 
 /// Benches of the rig, in release builds.
@@ -48,8 +54,9 @@ fn main() -> ExitCode {
     let done = runtime.context("start the runtime").and_then(|runtime| {
         let figures = match arguments.bench {
             Bench::Work => runtime.block_on(work())?,
+            Bench::Identity => runtime.block_on(identity::measure())?,
         };
-        show(&figures, arguments.json);
+        show(arguments.bench, &figures, arguments.json);
         Ok(())
     });
     match done {
@@ -84,7 +91,8 @@ fn say(what: &str) {
 
 // === The table ===
 
-fn show(figures: &[Figure], as_json: bool) {
+fn show(bench: Bench, figures: &[Figure], as_json: bool) {
+    let name = bench.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     if as_json {
         let rows: Vec<Value> = figures
             .iter()
@@ -93,14 +101,14 @@ fn show(figures: &[Figure], as_json: bool) {
                 json!({ "what": f.what, "unit": f.unit, "median": median, "p10": p10, "p90": p90, "n": f.samples.len(), "bound": f.bound })
             })
             .collect();
-        println!("{}", json!({ "bench": "work", "figures": rows }));
+        println!("{}", json!({ "bench": name, "figures": rows }));
         return;
     }
     println!("{:<66} {:>11} {:>11} {:>11} {:>4}  {:<12} bounded by", "figure", "median", "p10", "p90", "n", "unit");
     for figure in figures {
         let [p10, median, p90] = quantiles(&figure.samples);
         println!(
-            "{:<66} {median:>11.1} {p10:>11.1} {p90:>11.1} {:>4}  {:<12} {}",
+            "{:<66} {median:>11.2} {p10:>11.2} {p90:>11.2} {:>4}  {:<12} {}",
             figure.what,
             figure.samples.len(),
             figure.unit,

@@ -11,9 +11,10 @@ use alloy_primitives::Address;
 use alloy_primitives::utils::format_ether;
 use anyhow::{Context, Result, bail, ensure};
 use chain::rpc::Rpc;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use provisioning::devnet::{Ready, Role};
 use serde_json::{Value, json};
+use swtpm::Emulator;
 use testbed::client::{Client, Offer};
 use testbed::registry::{Pushed, Registry};
 use testbed::rig::{Rig, RigOptions, binary};
@@ -41,9 +42,22 @@ struct Arguments {
     /// answers on ${PORT} gets the source image, any other the store's.
     #[arg(long, value_name = "FILE")]
     compose: Option<PathBuf>,
+    /// What the rig's key is bound to: B, a TPM, which is a real emulator here; or N, the parts of a machine without one.
+    #[arg(long, value_name = "TIER", default_value = "B")]
+    tier: Tier,
     /// Leave the rig's folder and print where it is.
     #[arg(long)]
     keep: bool,
+}
+
+/// The tiers that any machine can show.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "UPPER")]
+enum Tier {
+    /// A TPM.
+    B,
+    /// No TPM.
+    N,
 }
 
 /// One task of the demonstration.
@@ -107,7 +121,15 @@ async fn run(arguments: &Arguments) -> Result<()> {
 
     say("starting a rig, and pairing it with its owner");
     let libraries = driver.as_ref().map(testbed::driver::Driver::libraries).transpose()?.unwrap_or_default();
-    let mut rig = Rig::start(&devnet.ready, &RigOptions { libraries, ..RigOptions::default() })?;
+    let tpm = match arguments.tier {
+        Tier::B => Some(Emulator::start()),
+        Tier::N => None,
+    };
+    let hardware = scratch.path().join("machine");
+    testbed::hardware::machine(&hardware, 1)?;
+    let place = tpm.as_ref().map(Emulator::place).unwrap_or_default();
+    let options = RigOptions { libraries, tpm: place, hardware: Some(hardware), ..RigOptions::default() };
+    let mut rig = Rig::start(&devnet.ready, &options)?;
     pair(&devnet, &rig, scratch.path())?;
     say("the rig pulls the images, seals their layers, starts all sources, and registers to them");
     rig.wait_serving(SOURCES, READY_WITHIN)?;
