@@ -9,6 +9,7 @@
 
 use zeroize::Zeroizing;
 
+use crate::binding::FIELDS_MIN;
 use crate::file::KeyFile;
 use crate::life::KeyState;
 use crate::open::Held;
@@ -70,6 +71,10 @@ fn bear(
 fn at_tier(rig: &mut Rig<'_>, tier: Tier) -> Result<Result<(KeyFile, Scalar), KeyState>, IdentityError> {
     let generation = rig.options.generation;
     match tier {
+        // Bound to nothing it would stay so, also when the parts are here.
+        Tier::N if rig.is_awaiting_parts && usize::from(rig.fields.count()) < FIELDS_MIN => {
+            Ok(Err(KeyState::BindingBroken))
+        }
         Tier::N => {
             let scalar = draw(rig)?;
             let file = software::wrap(scalar.clone(), generation, &rig.fields)?;

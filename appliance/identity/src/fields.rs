@@ -119,6 +119,11 @@ pub fn read(root: &Path) -> Fields {
     Fields::choose(found, absent)
 }
 
+/// Whether NVIDIA GPUs are plugged in that have not told their ids yet: their driver is not up, or has not started them.
+pub(crate) fn awaits_gpus(root: &Path) -> bool {
+    sys::awaits_gpus(root)
+}
+
 // === impl Kind ===
 
 impl Kind {

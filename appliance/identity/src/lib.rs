@@ -25,6 +25,7 @@ mod birth;
 mod change;
 pub mod fields;
 pub mod file;
+mod firmware;
 pub mod life;
 mod open;
 mod rig;

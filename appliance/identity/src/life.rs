@@ -83,6 +83,8 @@ pub struct Observed {
     pub same_machine: Option<bool>,
     /// Whether the owner asked for a newer generation than the key's.
     pub is_rotation_asked: bool,
+    /// Whether parts of the machine have yet to show themselves.
+    pub is_awaiting_parts: bool,
 }
 
 /// What to do about it.
@@ -123,7 +125,11 @@ pub fn decide(observed: Observed) -> Verdict {
             Trial::Tpm(meaning) => meant(meaning, observed),
         },
     };
-    Verdict { state, step: state.step() }
+    let step = match state {
+        KeyState::BindingBroken if observed.is_awaiting_parts => Step::Retry,
+        state => state.step(),
+    };
+    Verdict { state, step }
 }
 
 fn meant(meaning: tpm::Meaning, observed: Observed) -> KeyState {
@@ -170,7 +176,7 @@ impl KeyState {
         self.step() == Step::Retry
     }
 
-    /// What is done in this state.
+    /// What is done in this state, on a machine that is all there.
     pub fn step(self) -> Step {
         match self {
             Self::Open => Step::Use,
@@ -227,7 +233,15 @@ mod tests {
                 for same_ek in ANSWERS {
                     for same_machine in ANSWERS {
                         for is_rotation_asked in [false, true] {
-                            all.push(Observed { found, trial, same_ek, same_machine, is_rotation_asked });
+                            let is_awaiting_parts = false;
+                            all.push(Observed {
+                                found,
+                                trial,
+                                same_ek,
+                                same_machine,
+                                is_rotation_asked,
+                                is_awaiting_parts,
+                            });
                         }
                     }
                 }
@@ -309,6 +323,15 @@ mod tests {
             used[at] += 1;
         }
         assert!(used.iter().all(|count| *count > 0), "{used:?}");
+    }
+
+    #[test]
+    fn parts_that_are_awaited_cost_no_key() {
+        for observed in everything() {
+            let (whole, awaiting) = (decide(observed), decide(Observed { is_awaiting_parts: true, ..observed }));
+            let step = if whole.state == KeyState::BindingBroken { Step::Retry } else { whole.step };
+            assert_eq!(awaiting, Verdict { step, ..whole });
+        }
     }
 
     #[test]

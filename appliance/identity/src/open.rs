@@ -3,7 +3,8 @@
 //! Invariants:
 //! * All of it happens under the directory's lock, so that two processes cannot bear two keys.
 //! * The provider key is tried first, at each start: what was switched on again is used again.
-//! * A successor that does not open is kept in `retired/`, never deleted: somebody may have sent it money.
+//! * A successor that does not open is kept in `retired/`, never deleted: somebody may have sent it money. One whose TPM
+//!   is off stays where it is, and is waited for.
 //! * The hardware fields are read before anything is sealed.
 
 use crate::birth::{self, Unborn};
@@ -29,6 +30,7 @@ pub(crate) struct Examined {
     pub(crate) verdict: Verdict,
     pub(crate) address: Option<Address>,
     pub(crate) held: Option<Held>,
+    pub(crate) is_rotation_asked: bool,
 }
 
 /// Opens the provider key; bears it where there is none; takes its successor where it stays closed.
@@ -44,8 +46,8 @@ pub fn open(options: &Options) -> Result<Outcome, IdentityError> {
     let provider = examine(&mut rig, PROVIDER)?;
     match provider.verdict.step {
         Step::Use => {
-            let held = provider.held.ok_or_else(|| rig.lost(PROVIDER))?;
-            follow_drift(&mut rig, PROVIDER, &held)?;
+            let mut held = provider.held.ok_or_else(|| rig.lost(PROVIDER))?;
+            follow_drift(&mut rig, PROVIDER, &mut held)?;
             tracing::info!(address = %hex::encode(held.scalar.address()), tier = %held.tier, "key open");
             active(rig, held, KeyState::Open, None, None)
         }
@@ -66,16 +68,18 @@ pub(crate) fn examine(rig: &mut Rig<'_>, name: &'static str) -> Result<Examined,
         same_ek: None,
         same_machine: None,
         is_rotation_asked: false,
+        is_awaiting_parts: rig.is_awaiting_parts,
     };
+    let nothing = |verdict| Examined { verdict, address: None, held: None, is_rotation_asked: false };
     let Some(bytes) = rig.locked.read(name, FILE_BYTES_MAX)? else {
-        return Ok(Examined { verdict: life::decide(observed), address: None, held: None });
+        return Ok(nothing(life::decide(observed)));
     };
     let file = match KeyFile::parse(&bytes) {
         Ok(file) => file,
         Err(damage) => {
             observed.found = found_of(damage);
             tracing::error!(file = name, error = %damage, "key file refused");
-            return Ok(Examined { verdict: life::decide(observed), address: None, held: None });
+            return Ok(nothing(life::decide(observed)));
         }
     };
     observed.found = match file.tier() {
@@ -115,7 +119,8 @@ pub(crate) fn examine(rig: &mut Rig<'_>, name: &'static str) -> Result<Examined,
             "key not used"
         ),
     }
-    Ok(Examined { verdict, address: Some(file.address()), held })
+    let is_rotation_asked = observed.is_rotation_asked;
+    Ok(Examined { verdict, address: Some(file.address()), held, is_rotation_asked })
 }
 
 fn found_of(damage: Damage) -> life::Found {
@@ -154,8 +159,13 @@ fn attempt(rig: &mut Rig<'_>, file: &KeyFile) -> Result<Held, Shut> {
 }
 
 /// Binds a key anew to the fields that are here, so that the next change is borne too.
-fn follow_drift(rig: &mut Rig<'_>, name: &'static str, held: &Held) -> Result<(), IdentityError> {
+fn follow_drift(rig: &mut Rig<'_>, name: &'static str, held: &mut Held) -> Result<(), IdentityError> {
     if !held.has_drifted {
+        return Ok(());
+    }
+    if rig.is_awaiting_parts {
+        // What is not here yet would be left out, and then too little would be here at the next start.
+        tracing::info!("binding kept: some GPUs have not told their ids yet");
         return Ok(());
     }
     let file = software::wrap(held.scalar.clone(), held.generation, &rig.fields)?;
@@ -165,6 +175,7 @@ fn follow_drift(rig: &mut Rig<'_>, name: &'static str, held: &Held) -> Result<()
         fields => {
             rig.locked.rewrap(name, &file.to_bytes())?;
             tracing::info!(fields, was = held.fields, "key bound anew after a change of hardware");
+            held.fields = fields;
         }
     }
     Ok(())
@@ -176,12 +187,17 @@ fn succeed(mut rig: Rig<'_>, provider: &Examined) -> Result<Outcome, IdentityErr
     let waiting = examine(&mut rig, SUCCESSOR)?;
     let held = match waiting.verdict.step {
         Step::Use => {
-            let held = waiting.held.ok_or_else(|| rig.lost(SUCCESSOR))?;
-            follow_drift(&mut rig, SUCCESSOR, &held)?;
+            let mut held = waiting.held.ok_or_else(|| rig.lost(SUCCESSOR))?;
+            follow_drift(&mut rig, SUCCESSOR, &mut held)?;
             Ok(held)
         }
         Step::Bear => birth::successor(&mut rig)?,
         Step::Retry | Step::Wait => Err(Unborn { state: waiting.verdict.state }),
+        // It opens again once the TPM is on, and somebody may have sent it money. A person can ask for another.
+        Step::Succeed if waiting.verdict.state == KeyState::TpmOff && !waiting.is_rotation_asked => {
+            tracing::warn!("the successor waits for its TPM; a greater generation bears another one");
+            Err(Unborn { state: waiting.verdict.state })
+        }
         Step::Succeed => {
             rig.locked.retire(SUCCESSOR, &retired_name(waiting.address))?;
             tracing::warn!(address = %retired_name(waiting.address), "successor retired before it was used");
@@ -224,20 +240,12 @@ fn active(
     let opened = Opened {
         address: held.scalar.address(),
         scalar: held.scalar.into_bytes(),
-        // The file is written anew after a drift; then it is bound to what is here.
-        fields: if held.has_drifted { bound_now(&rig, held.fields) } else { held.fields },
+        fields: held.fields,
         tier: held.tier,
         generation: held.generation,
         tls,
     };
     Ok(Outcome { active: Some(opened), state, replaces, succession, tpm: rig.into_tpm() })
-}
-
-fn bound_now(rig: &Rig<'_>, was: u8) -> u8 {
-    match rig.fields.count() {
-        here if usize::from(here) >= crate::binding::FIELDS_MIN => here,
-        _ => was,
-    }
 }
 
 fn closed(rig: Rig<'_>, state: KeyState, replaces: Option<Address>) -> Result<Outcome, IdentityError> {

@@ -5,9 +5,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use tpm::{Authorized, Blob, Fault, Meaning, RELEASE_COUNTER, Route, Srk, Tpm};
+use tpm::{Authorized, Blob, Fault, Meaning, Place, RELEASE_COUNTER, Route, Srk, Tpm};
 use zeroize::Zeroizing;
 
 use crate::approval::{Approval, Approvals, DOCUMENT_BYTES_MAX, Rule, VendorKey};
@@ -17,13 +18,19 @@ use crate::file::{Body, Damage, KeyFile, Sealed};
 use crate::life::{self, KeyState, Trial};
 use crate::secret::Scalar;
 use crate::store::{Locked, Store, at};
-use crate::{IdentityError, Options, Tier, Wish};
+use crate::{IdentityError, Options, Tier, Wish, firmware};
+
+/// How long a TPM is waited for that the firmware lists and the kernel does not show yet: its driver tests it first.
+const DRIVER_MAX: Duration = Duration::from_secs(15);
+const DRIVER_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Rig<'a> {
     pub(crate) options: &'a Options,
     pub(crate) store: Store,
     pub(crate) locked: Locked,
     pub(crate) fields: Fields,
+    /// Whether parts that may be fields have yet to show themselves.
+    pub(crate) is_awaiting_parts: bool,
     bench: Bench,
 }
 
@@ -55,7 +62,8 @@ impl<'a> Rig<'a> {
         let store = Store::prepare(&options.state)?;
         let locked = store.lock()?;
         let fields = fields::read(&options.hardware);
-        Ok(Self { options, store, locked, fields, bench: Bench::Unasked })
+        let is_awaiting_parts = firmware::is_young(&options.hardware) && fields::awaits_gpus(&options.hardware);
+        Ok(Self { options, store, locked, fields, is_awaiting_parts, bench: Bench::Unasked })
     }
 
     /// The connection. Errors: why there is none.
@@ -63,7 +71,7 @@ impl<'a> Rig<'a> {
         if let Bench::Unasked = self.bench {
             self.bench = match &self.options.tpm {
                 None => Bench::Gone(Meaning::Absent),
-                Some(place) => match Tpm::open(place) {
+                Some(place) => match connect(place, firmware::lists_tpm(&self.options.hardware)) {
                     Ok(tpm) => Bench::Here(Box::new(tpm)),
                     Err(fault) => Bench::Gone(met("open the TPM", &fault)),
                 },
@@ -153,6 +161,10 @@ impl<'a> Rig<'a> {
         let Some(rule) = Rule::of(tier) else { return Ok(()) };
         if !probe.sha256_bank {
             return Err(KeyState::NoSha256Bank);
+        }
+        if tier == Tier::S && !firmware::has_secure_boot(&self.options.hardware) {
+            tracing::error!("no tier S: Secure Boot is off, or EFI's variables cannot be read");
+            return Err(KeyState::SoftwareNotApproved);
         }
         let vendor = self.options.vendor.ok_or(KeyState::SoftwareNotApproved)?;
         let approval = self.approved(&rule, &vendor).map_err(state_of)?;
@@ -250,9 +262,38 @@ pub(crate) fn approvals(options: &Options) -> Result<Approvals, IdentityError> {
     Approvals::parse(&document).map_err(unusable)
 }
 
+/// Connects, and waits for the driver of a device that `is_listed`.
+fn connect(place: &Place, is_listed: bool) -> Result<Tpm, Fault> {
+    let deadline = Instant::now() + DRIVER_MAX;
+    loop {
+        match (Tpm::open(place), place) {
+            (Err(Fault::Absent { .. }), Place::Device(_)) if is_listed && Instant::now() < deadline => {
+                std::thread::sleep(DRIVER_PAUSE);
+            }
+            (opened, _) => return opened,
+        }
+    }
+}
+
 /// Does something under the storage root key, and leaves no object in the TPM.
-pub(crate) fn under_srk<T>(tpm: &mut Tpm, act: impl FnOnce(&mut Tpm, &Srk) -> Result<T, Fault>) -> Result<T, Fault> {
+///
+/// Another program may have put a key of our template in the place for one since, and then what was made under the
+/// other looks as if the TPM had been cleared: so what the persistent key refuses is tried under the one made again.
+pub(crate) fn under_srk<T>(tpm: &mut Tpm, act: impl Fn(&mut Tpm, &Srk) -> Result<T, Fault>) -> Result<T, Fault> {
     let srk = tpm.srk()?;
+    let is_persistent = srk.is_persistent();
+    let refused = match under(tpm, srk, &act) {
+        Err(fault) if is_persistent && fault.meaning() == Meaning::Integrity => fault,
+        done => return done,
+    };
+    match tpm.srk_made_again() {
+        Ok(srk) => under(tpm, srk, &act),
+        // As in a TPM that others own: what the persistent key said stands.
+        Err(_) => Err(refused),
+    }
+}
+
+fn under<T>(tpm: &mut Tpm, srk: Srk, act: impl Fn(&mut Tpm, &Srk) -> Result<T, Fault>) -> Result<T, Fault> {
     let done = act(tpm, &srk);
     let flushed = tpm.flush_srk(srk);
     let done = done?;

@@ -18,7 +18,7 @@ use hkdf::Hkdf;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
 use p256::ecdsa::{Signature, SigningKey};
 use sha2::{Digest, Sha256};
-use tpm::{Blob, EcPoint, Fault, Meaning, Tpm};
+use tpm::{Blob, EcPoint, Fault, Loaded, Meaning, Tpm};
 use zeroize::Zeroizing;
 
 use crate::IdentityError;
@@ -103,6 +103,11 @@ impl TlsKey {
         }
     }
 
+    /// Loads the key, for the TPM to certify. `None`: it is software. Errors: what the TPM says.
+    pub fn load(&self, tpm: &mut Tpm) -> Result<Option<Loaded>, Fault> {
+        self.blob().map(|blob| under_srk(tpm, |tpm, srk| tpm.load(srk, blob))).transpose()
+    }
+
     /// An ECDSA signature over a SHA-256 digest, DER, with a low s. Blocks for up to a second on a chip. A key in
     /// software needs no `tpm`. Errors: all of [`TlsError`].
     pub fn sign(&self, tpm: Option<&mut Tpm>, digest: [u8; 32]) -> Result<Vec<u8>, TlsError> {
@@ -135,12 +140,12 @@ pub(crate) fn in_tpm(rig: &mut Rig<'_>) -> Result<Result<TlsKey, KeyState>, Iden
     if let Some(bytes) = rig.locked.read(TLS, FILE_BYTES_MAX)? {
         let known = match parse(&bytes).and_then(TlsKey::in_tpm) {
             None => Err(Meaning::Integrity),
-            Some(key) => rig.ask("load the TLS key", |tpm| load(tpm, &key)).map(|()| key),
+            Some(key) => rig.ask("load the TLS key", |tpm| try_loading(tpm, &key)).map(|()| key),
         };
         match known {
             Ok(key) => return Ok(Ok(key)),
             Err(Meaning::Integrity | Meaning::HandleGone) => {
-                rig.locked.retire(TLS, "tls")?;
+                rig.locked.retire(TLS, &retired_name(&bytes))?;
                 tracing::warn!("TLS key retired: the TPM does not know it");
             }
             Err(meaning) => return Ok(Err(life::unborn(meaning))),
@@ -159,10 +164,13 @@ pub(crate) fn in_tpm(rig: &mut Rig<'_>) -> Result<Result<TlsKey, KeyState>, Iden
     Ok(Ok(key))
 }
 
-fn load(tpm: &mut Tpm, key: &TlsKey) -> Result<(), Fault> {
-    let Some(blob) = key.blob() else { return Ok(()) };
-    let loaded = under_srk(tpm, |tpm, srk| tpm.load(srk, blob))?;
-    tpm.flush(loaded)
+/// Each key that is retired has a name of its own, so that their number has no bound that stops a signer.
+fn retired_name(bytes: &[u8]) -> String {
+    format!("tls-{}", hex::encode(&Sha256::digest(bytes)[..8]))
+}
+
+fn try_loading(tpm: &mut Tpm, key: &TlsKey) -> Result<(), Fault> {
+    key.load(tpm)?.map_or(Ok(()), |loaded| tpm.flush(loaded))
 }
 
 fn to_bytes(blob: &Blob) -> Vec<u8> {

@@ -164,17 +164,14 @@ fn enrol(tpm: &mut Tpm, tls: &TlsKey, address: Address, nonce: &Nonce) -> Result
     let blob = tls.blob().ok_or(AttestationError::SoftwareTls)?;
     let request = Hex::new(request(tls, Some(&mut *tpm), address)?)?;
     let (ek, certificates) = endorsement(tpm)?;
-    let srk = tpm.srk()?;
-    let loaded = tpm.load(&srk, blob);
-    let flushed = tpm.flush_srk(srk);
-    let key = loaded?;
+    let key = tls.load(tpm)?.ok_or(AttestationError::SoftwareTls)?;
     let certified = with_ak(tpm, |tpm, ak| {
         let certified = tpm.certify(ak, &key, nonce.as_bytes())?;
         Ok((ak.public().to_vec(), certified))
     });
     let done = tpm.flush(key);
     let (ak, certified) = certified?;
-    flushed.and(done)?;
+    done?;
     Ok(Enrolment {
         format: EnrolmentFormat::V1,
         certificates,

@@ -97,7 +97,7 @@ impl Keeper {
 
     /// How long to wait before [`Keeper::retry`]. `None`: nothing would be another now.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        (self.held.is_none() && self.state.passes_with_time()).then_some(self.pause)
+        (self.held.is_none() && may_pass(self.state)).then_some(self.pause)
     }
 
     /// Tries the closed key again. What goes wrong is logged: the next try may do better.
@@ -197,6 +197,12 @@ impl Keeper {
     fn is_closed(&self) -> Refusal {
         Rule::KeyClosed.broken(format!("{}; {}", self.state, self.state.next()))
     }
+}
+
+/// Whether asking again may help where there is no key. Too few parts, and yet no successor: the machine has just started
+/// and some of them are awaited. A TPM that fails mostly stays so, but may have stumbled once, and asking costs nothing.
+fn may_pass(state: KeyState) -> bool {
+    state.passes_with_time() || matches!(state, KeyState::BindingBroken | KeyState::TpmFailing)
 }
 
 /// The crate `identity` has its own words, since it knows nothing of this one.

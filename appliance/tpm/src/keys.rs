@@ -130,7 +130,13 @@ impl Tpm {
         if let Some(key) = self.persistent(PERSISTENT_SRK, template.as_bytes())? {
             return Ok(Srk { key, is_persistent: true });
         }
-        Ok(Srk { key: self.primary(OWNER, template)?, is_persistent: false })
+        self.srk_made_again()
+    }
+
+    /// The storage root key made again from its seed, whatever is persistent: a program may have made another key of
+    /// our template persistent after something was sealed. Errors: as [`Tpm::srk`].
+    pub fn srk_made_again(&mut self) -> Result<Srk, Fault> {
+        Ok(Srk { key: self.primary(OWNER, template::srk())?, is_persistent: false })
     }
 
     /// Name of the P-256 endorsement key: the same after a clear, another on another TPM.

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Kind, Why};
+use super::{Field, Kind, Why};
 
 /// The longest file read, `information` of a GPU, has some 400 bytes.
 const FILE_BYTES_MAX: u64 = 4 * 1024;
@@ -46,6 +46,19 @@ pub(super) fn read(root: &Path) -> Vec<Reading> {
     readings.extend(nics(&root));
     readings.extend(gpus(&root));
     readings
+}
+
+/// Whether PCI shows more NVIDIA GPUs than the driver has ids of.
+pub(super) fn awaits_gpus(root: &Path) -> bool {
+    let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_path_buf());
+    let dir = root.join("sys/bus/pci/devices");
+    let says = |name: &str, file: &str, begin: &str| {
+        text(&dir.join(name).join(file)).is_ok_and(|word| word.trim().starts_with(begin))
+    };
+    // The class of displays, so that the sound of a card is not counted.
+    let is_gpu = |name: &&String| says(name, "vendor", "0x10de") && says(name, "class", "0x03");
+    let has_id = |gpu: &Reading| gpu.value.as_ref().is_ok_and(|id| Field::parse(Kind::Gpu, id).is_ok());
+    names(&dir).iter().filter(is_gpu).count() > gpus(&root).iter().filter(|gpu| has_id(gpu)).count()
 }
 
 fn board(root: &Path) -> Vec<Reading> {

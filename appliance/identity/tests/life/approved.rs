@@ -53,10 +53,18 @@ fn rig(emulator: &mut Emulator, vendor: &Vendor, tier: Tier) -> (Rig, Address) {
     let mut rig = Rig::with_tpm(1, emulator);
     rig.options.wish = Wish::Exactly(tier);
     rig.options.vendor = Some(vendor.public());
+    secure_boot(&rig, 1);
     publish(&mut rig, vec![vendor.approve(tier, &values, 1)]);
     let address = born(&rig);
     assert_eq!(rig.seen(), open(address, tier));
     (rig, address)
+}
+
+/// The firmware's variable: four bytes of attributes, and whether Secure Boot is on.
+fn secure_boot(rig: &Rig, is_on: u8) {
+    let name = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    rig.write(name, "");
+    fs::write(rig.machine(name), [6, 0, 0, 0, is_on]).expect("write");
 }
 
 const TIERS: [Tier; 2] = [Tier::S, Tier::Four];
@@ -193,6 +201,23 @@ fn a_counter_that_is_made_anew_does_not_go_back() {
     let mut late = Rig::with_tpm(1, &emulator);
     late.options.wish = Wish::Exactly(Tier::S);
     late.options.vendor = Some(vendor.public());
+    secure_boot(&late, 1);
     publish(&mut late, vec![vendor.approve(Tier::S, &values, 0)]);
     assert_eq!((late.seen().state, late.seen().address), (KeyState::SoftwareRolledBack, None));
+}
+
+#[test]
+fn no_key_is_called_tier_s_while_secure_boot_is_off() {
+    let (mut emulator, vendor) = (Emulator::start(), Vendor::new(0x11));
+    let values = boot(&mut emulator, Tier::S, 1);
+    let mut rig = Rig::with_tpm(1, &emulator);
+    rig.options.wish = Wish::Exactly(Tier::S);
+    rig.options.vendor = Some(vendor.public());
+    publish(&mut rig, vec![vendor.approve(Tier::S, &values, 1)]);
+    let refused = Seen { address: None, tier: None, state: KeyState::SoftwareNotApproved, replaces: None };
+    assert_eq!(rig.seen(), refused, "no firmware says that it is on");
+    secure_boot(&rig, 0);
+    assert_eq!(rig.seen(), refused);
+    secure_boot(&rig, 1);
+    assert_eq!(rig.seen().tier, Some(Tier::S));
 }

@@ -2,6 +2,7 @@
 
 mod approved;
 mod corpus;
+mod late;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod sealed;

@@ -61,6 +61,48 @@ impl Rig {
         clone
     }
 
+    /// A file of the machine.
+    pub(crate) fn machine(&self, path: &str) -> PathBuf {
+        self.options.hardware.join(path)
+    }
+
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.machine(path);
+        fs::create_dir_all(path.parent().expect("below the machine")).expect("mkdir");
+        fs::write(path, text).expect("write");
+    }
+
+    /// How long ago the machine started, in seconds.
+    pub(crate) fn up_for(&self, seconds: u32) {
+        self.write("proc/uptime", &format!("{seconds}.25 1.00\n"));
+    }
+
+    /// An NVIDIA GPU in slot `slot`, as PCI shows it: without a driver.
+    pub(crate) fn with_slot(&self, slot: u8) {
+        let device = format!("sys/bus/pci/devices/0000:{slot:02x}:00.0");
+        self.write(&format!("{device}/vendor"), "0x10de\n");
+        self.write(&format!("{device}/class"), "0x030000\n");
+    }
+
+    /// The driver has started the GPU in slot `slot`.
+    pub(crate) fn with_driver(&self, slot: u8) {
+        self.information(slot, &format!("GPU-5a3c1e92-7b40-4d6f-8e15-c2a9{slot:02x}d0f374"));
+    }
+
+    /// The driver knows the GPU in slot `slot` and has not started it.
+    pub(crate) fn with_idle_driver(&self, slot: u8) {
+        self.information(slot, "GPU-????????-????-????-????-????????????");
+    }
+
+    pub(crate) fn without_driver(&self) {
+        fs::remove_dir_all(self.machine("proc/driver/nvidia")).expect("take the driver away");
+    }
+
+    fn information(&self, slot: u8, uuid: &str) {
+        let text = format!("Model: \t\t A GPU\nGPU UUID: \t {uuid}\n");
+        self.write(&format!("proc/driver/nvidia/gpus/0000:{slot:02x}:00.0/information"), &text);
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -146,7 +188,32 @@ pub(crate) mod firmware {
         command(emulator, 0x12b, PLATFORM, &banks);
     }
 
-    fn command(emulator: &Emulator, code: u32, handle: u32, parameters: &[u8]) {
+    /// Another program's storage root key in the place for one: of our template, but with zeros where ours is empty.
+    pub(crate) fn persist_another_srk(emulator: &Emulator) {
+        // TPM2_CreatePrimary: no secret, TPMT_PUBLIC, no outside information, no PCRs of creation.
+        let mut public = vec![0, 0x23, 0, 0x0b, 0, 3, 4, 0x72, 0, 0, 0, 6, 0, 128, 0, 0x43, 0, 0x10, 0, 3, 0, 0x10];
+        for _ in 0..2 {
+            public.extend([0, 32]);
+            public.extend([0; 32]);
+        }
+        let length = u16::try_from(public.len()).expect("short").to_be_bytes();
+        let parameters = [[0, 4, 0, 0, 0, 0].as_slice(), &length, &public, &[0; 6]].concat();
+        let answer = command(emulator, 0x131, OWNER, &parameters);
+        let handle: [u8; 4] = answer[10..14].try_into().expect("a handle");
+        // TPM2_EvictControl of the object, with the owner's password.
+        let mut frame = vec![0x80, 2, 0, 0, 0, 0, 0, 0, 1, 0x20, 0x40, 0, 0, 1];
+        frame.extend(handle);
+        frame.extend([0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0, 0x81, 0, 0, 1]);
+        frame[5] = u8::try_from(frame.len()).expect("short");
+        let mut tpm = Tpm::open(&emulator.place().parse().expect("a place")).expect("it answers");
+        let answer = tpm.exchange(&frame).expect("an answer");
+        assert_eq!(answer[6..10], [0; 4], "{answer:02x?}");
+        // TPM2_FlushContext.
+        let flush = [[0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x65].as_slice(), &handle].concat();
+        tpm.exchange(&flush).expect("an answer");
+    }
+
+    fn command(emulator: &Emulator, code: u32, handle: u32, parameters: &[u8]) -> Vec<u8> {
         const PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
         let length = u32::try_from(14 + PASSWORD.len() + parameters.len()).expect("short");
         let frame = [
@@ -160,5 +227,6 @@ pub(crate) mod firmware {
         let mut tpm = Tpm::open(&emulator.place().parse().expect("a place")).expect("it answers");
         let answer = tpm.exchange(&frame.concat()).expect("an answer");
         assert_eq!(answer[6..10], [0; 4], "command {code:#x}: {answer:02x?}");
+        answer
     }
 }

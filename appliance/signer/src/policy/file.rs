@@ -64,7 +64,8 @@ pub struct KeyWish {
     pub generation: u32,
 }
 
-/// What the owner wants to protect the key.
+/// What the owner wants to protect the key: the first one, or none is born. The successor of a key that closed may fall
+/// below it, and says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub enum TierWish {
     /// B, or N where there is no TPM. The default, since S and 4 need preparation, and lose the key to a mistake.

@@ -4,16 +4,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::consensus::{SignableTransaction, TxEnvelope, TxLegacy, TypedTransaction};
 use alloy::eips::eip2718::Decodable2718;
-use alloy::primitives::{TxKind, U256, keccak256};
+use alloy::primitives::{Address, TxKind, U256, keccak256};
 use signer::identity::pairing_code;
 use signer::policy::Rule;
 use signer::{Client, Error, KeyState};
 
-use crate::rig::{CHAIN_ID, Home, NOBODY, OWNER, Running, stderr};
+use crate::rig::{CHAIN_ID, Home, NOBODY, OWNER, PATIENCE, Running, stderr};
 
 #[test]
 fn the_address_survives_restarts_of_every_kind() {
@@ -219,7 +219,7 @@ async fn asks(home: &Home) -> (Client, signer::Identity) {
     (client, identity)
 }
 
-async fn successor_takes_over(home: &Home, running: Running, state: KeyState, old: Option<alloy::primitives::Address>) {
+async fn successor_takes_over(home: &Home, running: Running, state: KeyState, old: Option<Address>) {
     let (client, identity) = asks(home).await;
     assert_eq!((identity.state, identity.replaces), (state, old));
     assert_eq!(identity.address, running.address);
@@ -280,4 +280,35 @@ async fn a_rotation_that_was_taken_back_leaves_the_old_key() {
     home.ask_generation(0);
     let running = home.start();
     assert_eq!((running.address, running.said["state"].as_str()), (address, Some("open")));
+}
+
+#[tokio::test]
+async fn a_signer_that_starts_before_the_drivers_of_the_gpus_waits_for_them() {
+    let home = Home::new();
+    let write = |path: &str, text: &str| {
+        let path = home.path("hardware").join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("mkdir");
+        fs::write(path, text).expect("write");
+    };
+    write("proc/uptime", "12.50 3.00\n");
+    for slot in 1..=3 {
+        write(&format!("sys/bus/pci/devices/0000:0{slot}:00.0/vendor"), "0x10de\n");
+        write(&format!("sys/bus/pci/devices/0000:0{slot}:00.0/class"), "0x030200\n");
+    }
+    let running = home.start();
+    assert_eq!((running.address, &running.said["state"]), (Address::ZERO, &serde_json::json!("binding-broken")));
+    for slot in 1..=3 {
+        let id = format!("GPU UUID: \t GPU-5a3c1e92-7b40-4d6f-8e15-c2a90{slot}d0f374\n");
+        write(&format!("proc/driver/nvidia/gpus/0000:0{slot}:00.0/information"), &id);
+    }
+    let client = Client::connect(home.socket()).await.expect("connect");
+    let until = Instant::now() + PATIENCE;
+    let identity = loop {
+        match client.identity().await {
+            Ok(identity) => break identity,
+            Err(error) => assert!(Instant::now() < until, "{error}: {}", home.log()),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!((identity.fields, identity.state), (3, KeyState::Open));
 }
