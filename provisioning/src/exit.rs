@@ -6,6 +6,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::screen::harmless;
+
 /// The exit codes. Scripts depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -91,9 +93,10 @@ impl Failure {
             println!("{line}");
             return;
         }
-        eprintln!("rig: {}", self.error);
+        // Our own words may take several lines; a cause may be an endpoint's or a contract's.
+        eprintln!("rig: {}", self.error.to_string().lines().map(harmless).collect::<Vec<_>>().join("\n"));
         for cause in causes {
-            eprintln!("  because: {cause}");
+            eprintln!("  because: {}", harmless(&cause));
         }
         if let Some(next) = &self.next {
             eprintln!("  next: {next}");

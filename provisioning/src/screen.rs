@@ -109,10 +109,34 @@ impl Drop for Waiting {
 
 impl Table {
     pub(crate) fn with_header<const N: usize>(names: [&str; N]) -> Table {
-        Table { rows: vec![names.map(str::to_owned).into()] }
+        Table { rows: vec![names.map(harmless).into()] }
     }
 
+    /// Adds a row. The cells may hold somebody else's words: see [`harmless`].
     pub(crate) fn push<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
+        self.rows.push(cells.iter().map(|cell| harmless(cell)).collect());
+    }
+}
+
+/// `text` for a terminal: without what could move its cursor, colour it, or turn its text around. What a client writes
+/// on the chain comes here, in the reason of a refusal.
+pub(crate) fn harmless(text: &str) -> String {
+    // Marks, embeddings and isolates of Unicode's bidirectional algorithm.
+    let turns =
+        |sign| matches!(sign, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|sign| if sign.is_control() || turns(sign) { ' ' } else { sign }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cell_steers_the_terminal() {
+        let mut table = Table::with_header(["task", "why"]);
+        table.push(["a".to_owned(), "ipfs://\x1b]0;x\x07\u{9b}2J\r\n\u{202e}b is no input \u{e4}".to_owned()]);
+        let text = Screen { json: false, has_colour: false }.table(&table);
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+        assert!(text.ends_with("b is no input \u{e4}") && !text.contains(['\x1b', '\x07', '\r', '\u{9b}', '\u{202e}']));
     }
 }

@@ -13,6 +13,7 @@ mod lists;
 use alloy::consensus::BlockHeader;
 use alloy::eips::BlockNumberOrTag;
 use alloy::providers::Provider;
+use alloy::rpc::types::TransactionRequest;
 use alloy::transports::TransportError;
 use alloy_primitives::{Address, U256};
 use thiserror::Error;
@@ -120,6 +121,13 @@ pub async fn fees(rpc: &Rpc) -> Result<Fees, ReadError> {
     let newest = provider.get_block_by_number(BlockNumberOrTag::Latest).await.map_err(no_answer)?;
     let newest = newest.ok_or(ReadError::NoBlock { block: rpc.freshest_head() })?.header;
     Ok(Fees { gas_price_wei: Wei::from(price), base_fee_wei: newest.base_fee_per_gas().map(Wei::from) })
+}
+
+/// Gas that a plain transfer of a few coins between these accounts takes; more than 21,000 where `to` is a contract.
+pub async fn transfer_gas(rpc: &Rpc, from: Address, to: Address) -> Result<u64, ReadError> {
+    let request = TransactionRequest::default().from(from).to(to).value(U256::ONE);
+    let gas = rpc.provider().estimate_gas(request).await;
+    gas.map_err(|source| ReadError::NoAnswer { what: "gas of a transfer", source })
 }
 
 // === Ourselves ===

@@ -51,3 +51,15 @@ async fn a_network_that_is_another_chain_everywhere_is_refused() {
     let error = Rpc::connect(network(vec![other.url.clone()])).await.expect_err("is refused");
     assert!(matches!(error, RpcError::WrongChain { want: 31_337, got: 5 }));
 }
+
+#[tokio::test]
+async fn coins_for_a_contract_take_the_gas_that_it_takes() {
+    let anvil = Anvil::start(&[]);
+    let rpc = Rpc::connect(anvil.network()).await.expect("connects");
+    let (account, wallet) = (Address::repeat_byte(0xa), Address::repeat_byte(0xb));
+    // Stores a one whenever coins come: PUSH1 1, PUSH1 0, SSTORE, STOP.
+    anvil.ask("anvil_setCode", serde_json::json!([wallet, "0x600160005500"])).await;
+    let gas = async |to| chain::read::transfer_gas(&rpc, ME, to).await.expect("is estimated");
+    assert_eq!(gas(account).await, 21_000);
+    assert!(gas(wallet).await > 40_000, "what was kept for an account would not pay for it");
+}

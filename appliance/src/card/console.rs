@@ -1,5 +1,8 @@
 //! The terminal that shows the card. It may block, vanish or never have been there: the rig does not wait for it.
 //!
+//! Each line is put in its place, and none is ended: a card that is longer than the screen loses its end there, where a
+//! line end would scroll its beginning away, and the QR code with it.
+//!
 //! Invariants: one thread of its own writes, and never blocks in a write; only the newest text waits; a text is given up
 //! after [`WRITE_MAX`] and tried again after [`RETRY_EVERY`].
 
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use tracing::warn;
 
-/// Clears the screen and goes to its first place: the only control codes that are sent.
+/// Clears the screen and goes to its first place. With those of [`placed`] the only control codes that are sent.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Longest wait for a terminal that takes no more, such as one that somebody has stopped.
@@ -122,12 +125,19 @@ impl Desk {
     }
 }
 
+/// The lines of `text`, each sent to its own place. A place below the screen is that of the last line.
+fn placed(text: &str) -> String {
+    let mut lines = text.lines().zip(1_usize..);
+    let first = lines.next().map_or("", |(line, _)| line).to_owned();
+    lines.fold(first, |placed, (line, row)| format!("{placed}\x1b[{row};1H\x1b[K{line}"))
+}
+
 /// Writes to a terminal that may be stopped: never blocks, and gives up after [`WRITE_MAX`].
 fn write(path: &Path, text: &str) -> io::Result<()> {
     // It must not become this process's controlling terminal, and must not make it wait.
     let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     let mut terminal = std::fs::OpenOptions::new().write(true).custom_flags(flags.bits()).open(path)?;
-    let bytes = [CLEAR.as_bytes(), text.as_bytes()].concat();
+    let bytes = [CLEAR.as_bytes(), placed(text).as_bytes()].concat();
     let mut left = &bytes[..];
     let until = Instant::now() + WRITE_MAX;
     while !left.is_empty() {
@@ -190,6 +200,18 @@ mod tests {
         read_until(&mut reader, "\x1b[2J\x1b[Hfirst");
         console.show("second".to_owned());
         read_until(&mut reader, "\x1b[2J\x1b[Hsecond");
+    }
+
+    #[test]
+    fn a_card_that_is_longer_than_the_screen_does_not_scroll_its_code_away() {
+        assert_eq!(placed(""), "");
+        assert_eq!(placed("a\nb\n\nc\n"), "a\x1b[2;1H\x1b[Kb\x1b[3;1H\x1b[K\x1b[4;1H\x1b[Kc");
+        let (_dir, path) = pipe();
+        let mut reader = reader(&path);
+        write(&path, &"line\n".repeat(40)).expect("writes");
+        let mut shown = [0; 1024];
+        let count = reader.read(&mut shown).expect("reads");
+        assert!(!shown[..count].contains(&b'\n'), "a line end scrolls");
     }
 
     #[test]

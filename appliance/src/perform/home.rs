@@ -1,8 +1,8 @@
 //! The way home: what a removed rig does with its coins. Nobody but the owner is paid.
 //!
 //! Invariants:
-//! - Each step reads the chain first. An intent is named by what the account held before it, so that the same step on a
-//!   later way home is an effect of its own.
+//! - Each step reads the chain first, and takes nothing from a rig that its owner has taken back. An intent is named by
+//!   what the account held before it, so that the same step on a later way home is an effect of its own.
 //! - The last transfer leaves what its own gas may cost. What is left is dust, and is said to be; it is tried again only
 //!   after more coins came.
 
@@ -13,12 +13,12 @@ use chain::outbox::Intent;
 use chain::read::{self, Fees};
 use work::enrolment::Standing;
 use work::step::Trouble;
-use work::{News, Wei};
+use work::{News, ProviderId, Wei};
 
 use super::{Performer, READ_BACK_EVERY, READ_BACK_TRIES, weather};
 
-/// Gas of a plain transfer (21,000) and the quarter more that the outbox adds to every estimate.
-const TRANSFER_GAS: u64 = 26_250;
+/// Gas of a plain transfer, at the least. Source: EIP-2028 and before.
+const TRANSFER_GAS_MIN: u64 = 21_000;
 
 impl Performer {
     /// Begins the cooldown of all of our stake, unless it has begun.
@@ -33,7 +33,8 @@ impl Performer {
     pub(super) async fn claim(&self, amount_wei: U256) -> Result<News, Trouble> {
         let before = self.standing().await?;
         let is_done = |now: &Standing| now.unbonding_wei < amount_wei;
-        self.of_vault("claim", before, is_done, Vault::claimCall {}.abi_encode()).await
+        // A rig that was taken back claims too: it locks that again.
+        self.call_vault("claim", before, is_done, Vault::claimCall {}.abi_encode()).await
     }
 
     /// Pays our vault balance out to our account, unless that is done.
@@ -47,8 +48,13 @@ impl Performer {
     /// Sends the account's coins to the owner, but for what that may cost.
     pub(super) async fn send_home(&self) -> Result<News, Trouble> {
         let before = self.standing().await?;
+        if !before.is_let_go_by(ProviderId(self.owner)) {
+            return Ok(News::Stood { standing: before });
+        }
         let fees = read::fees(&self.rpc).await.map_err(|e| weather(&e))?;
-        let kept_wei = transfer_wei(&fees);
+        // An owner may be a contract, which takes coins for more gas than an account does.
+        let gas = read::transfer_gas(&self.rpc, self.me, self.owner).await.map_err(|e| weather(&e))?;
+        let kept_wei = transfer_wei(&fees, gas);
         let Some(value_wei) = before.gas_wei.checked_sub(kept_wei).filter(|rest| !rest.is_zero()) else {
             return Ok(News::SentHome { standing: before });
         };
@@ -64,7 +70,21 @@ impl Performer {
         Err(Trouble::passing("the coins were sent, and the account holds more than was left there"))
     }
 
+    /// A call of the vault that only a removed rig makes.
     async fn of_vault(
+        &self,
+        name: &str,
+        before: Standing,
+        is_done: impl Fn(&Standing) -> bool,
+        data: Vec<u8>,
+    ) -> Result<News, Trouble> {
+        if !before.is_let_go_by(ProviderId(self.owner)) {
+            return Ok(News::Stood { standing: before });
+        }
+        self.call_vault(name, before, is_done, data).await
+    }
+
+    async fn call_vault(
         &self,
         name: &str,
         before: Standing,
@@ -81,13 +101,14 @@ impl Performer {
     }
 }
 
-/// The most that a plain transfer may cost, in wei. A base fee may rise by an eighth until the outbox asks for it, and
-/// the outbox offers twice of it and the tip.
-fn transfer_wei(fees: &Fees) -> Wei {
+/// The most that a transfer of so much gas may cost, in wei. A base fee may rise by an eighth until the outbox asks for
+/// it, and the outbox offers twice of it and the tip, for a quarter more gas than is estimated.
+fn transfer_wei(fees: &Fees, gas: u64) -> Wei {
     let base_wei = fees.base_fee_wei.unwrap_or(fees.gas_price_wei);
     let base_wei = base_wei.saturating_add(base_wei / Wei::from(8)).saturating_add(Wei::ONE);
     let offer_wei = base_wei.saturating_mul(Wei::from(2)).saturating_add(fees.gas_price_wei);
-    offer_wei.saturating_mul(Wei::from(TRANSFER_GAS))
+    let gas = gas.max(TRANSFER_GAS_MIN);
+    offer_wei.saturating_mul(Wei::from(gas.saturating_add(gas / 4)))
 }
 
 #[cfg(test)]
@@ -96,16 +117,23 @@ mod tests {
 
     #[test]
     fn what_a_transfer_may_cost_is_kept_and_is_never_less_than_the_outbox_offers() {
-        let check = |gas_price: u64, base_fee: Option<u64>, offered: u64| {
+        let check_gas = |gas: u64, gas_price: u64, base_fee: Option<u64>, offered: u64| {
             let fees = Fees { gas_price_wei: Wei::from(gas_price), base_fee_wei: base_fee.map(Wei::from) };
-            let offered_wei = Wei::from(offered) * Wei::from(TRANSFER_GAS);
-            assert!(transfer_wei(&fees) >= offered_wei, "{fees:?}");
+            let offered_wei = Wei::from(offered) * Wei::from(gas + gas / 4);
+            assert!(transfer_wei(&fees, gas) >= offered_wei, "{gas} {fees:?}");
+        };
+        let check = |gas_price, base_fee, offered| {
+            // An account, and a wallet that is a contract.
+            for gas in [21_000, 48_000] {
+                check_gas(gas, gas_price, base_fee, offered);
+            }
         };
         check(30, None, 34);
         check(100, Some(90), 2 * 101 + 10);
         check(1, Some(7), 2 * 8 + 1);
         check(1, Some(0), 1);
         let huge = Fees { gas_price_wei: Wei::MAX, base_fee_wei: Some(Wei::MAX) };
-        assert_eq!(transfer_wei(&huge), Wei::MAX);
+        assert_eq!(transfer_wei(&huge, u64::MAX), Wei::MAX);
+        assert_eq!(transfer_wei(&huge, 0), Wei::MAX);
     }
 }

@@ -270,7 +270,7 @@ impl Book {
             job.is_asked = false;
             job.lose_run();
         }
-        self.enrolment.note_owner(self.rig.as_ref().map(|rig| rig.owner));
+        self.enrolment.note_owner(self.rig.as_ref().map(|rig| rig.owner), self.now);
         self.reindex();
         self.begin_sources();
         if self.is_going_home() {

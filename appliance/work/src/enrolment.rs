@@ -15,6 +15,11 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ProviderId, Wei};
 use crate::step::Trouble;
 
+/// Seconds for which every reading must say that the owner has removed this rig before anything goes home: longer than
+/// a re-org of the pairing takes to be mined again, and than one endpoint is alone with its word. Nobody is in a hurry:
+/// the cooldown of a stake takes far longer.
+pub const REMOVAL_GRACE_S: u64 = 30;
+
 /// What the chain says of this provider at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -105,6 +110,9 @@ pub struct Enrolment {
     /// What was left on the account when its coins were sent home, in wei: another transfer would cost more.
     #[serde(default, skip_serializing_if = "Wei::is_zero")]
     pub dust_wei: Wei,
+    /// Unix seconds since which every reading has said that the owner has removed this rig.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_since: Option<u64>,
 }
 
 // === impl Standing ===
@@ -113,6 +121,12 @@ impl Standing {
     /// Whether both halves of a pairing with `owner` are on chain.
     pub fn is_paired_with(&self, owner: ProviderId) -> bool {
         self.master == Some(owner) && self.is_announced
+    }
+
+    /// Whether `owner`, once paired with this rig, has ended that and has not named it again.
+    pub fn is_let_go_by(&self, owner: ProviderId) -> bool {
+        let is_named_again = self.is_announced && self.is_newest;
+        !self.is_paired_with(owner) && !is_named_again
     }
 
     /// Whether the vault holds anything in this rig's name.
@@ -151,10 +165,10 @@ impl Enrolment {
     }
 
     fn on_the_way(&self, now: &Standing) -> String {
-        if !now.lockup_wei.is_zero() {
-            format!("{} coin of stake are to be unbonded", coin_words(now.lockup_wei))
-        } else if !now.unbonding_wei.is_zero() {
+        if !now.unbonding_wei.is_zero() {
             format!("unbonding {} coin, free at {}", coin_words(now.unbonding_wei), utc_words(now.unbonds_at))
+        } else if !now.lockup_wei.is_zero() {
+            format!("{} coin of stake are to be unbonded", coin_words(now.lockup_wei))
         } else if !now.vault_wei.is_zero() {
             format!("withdrawing {} coin from the vault", coin_words(now.vault_wei))
         } else {
@@ -162,19 +176,26 @@ impl Enrolment {
         }
     }
 
-    /// Keeps with whom the newest reading says that this rig is paired.
-    pub(crate) fn note_owner(&mut self, owner: Option<ProviderId>) {
+    /// Keeps with whom the newest reading says that this rig is paired, and since when that is over.
+    pub(crate) fn note_owner(&mut self, owner: Option<ProviderId>, now: u64) {
         let is_paired = |owner: &ProviderId| self.standing.as_ref().is_some_and(|now| now.is_paired_with(*owner));
         if let Some(owner) = owner.filter(is_paired) {
             self.paired_with = Some(owner);
             self.dust_wei = Wei::ZERO;
         }
+        let is_removed = |now: &Standing| owner.is_some_and(|owner| self.is_removed(now, owner));
+        let since = self.standing.as_ref().is_some_and(is_removed).then(|| self.removed_since.unwrap_or(now));
+        self.removed_since = since;
+    }
+
+    /// Unix seconds from which the removal is believed; 0 where there is none.
+    pub(crate) fn goes_home_at(&self) -> u64 {
+        self.removed_since.map_or(0, |since| since.saturating_add(REMOVAL_GRACE_S))
     }
 
     /// Whether `owner` has ended the pairing, and has not named this rig again.
     fn is_removed(&self, now: &Standing, owner: ProviderId) -> bool {
-        let is_named_again = now.is_announced && now.is_newest;
-        self.paired_with == Some(owner) && !now.is_paired_with(owner) && !is_named_again
+        self.paired_with == Some(owner) && now.is_let_go_by(owner)
     }
 }
 

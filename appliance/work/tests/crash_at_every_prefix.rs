@@ -1,11 +1,11 @@
 //! Whole lives, written by hand: a crash after any one fact changes nothing of how they end.
 
-use work::enrolment::Phase;
+use work::enrolment::{Phase, REMOVAL_GRACE_S};
 use work::source::SourceStage;
 use work::task::Delivery;
 use work::{News, Step, StepKey, Wei};
 
-use crate::world::chain::{DUST_WEI, RIVAL, cents};
+use crate::world::chain::{COOLDOWN_S, DUST_WEI, OWNER, RIVAL, cents};
 use crate::world::{Luck, World, empty_standing, good_standing, source_id, task_id, willing_rig};
 
 /// The key of the step for task number 0.
@@ -221,8 +221,7 @@ fn a_rig_that_its_owner_takes_back_on_its_way_home_serves_again_through_any_cras
     check(&format!("settled for {}", cents(50)), |world| {
         serving(world, Delivery::FirstResponse);
         world.chain.remove_provider();
-        world.read_standing();
-        assert!(world.book.is_going_home());
+        begin_home(world);
         world.perform(StepKey::Enrol, Luck::Good);
         world.perform(StepKey::Source { source: source_id(0) }, Luck::Good);
         world.chain.announce_provider();
@@ -232,6 +231,74 @@ fn a_rig_that_its_owner_takes_back_on_its_way_home_serves_again_through_any_cras
         assert!(!world.book.is_going_home());
         publish_one(world);
     });
+}
+
+/// Every reading says long enough that the rig was removed.
+fn begin_home(world: &mut World) {
+    world.read_standing();
+    assert!(world.book.is_going_home());
+    world.now += REMOVAL_GRACE_S;
+    world.tell(News::Ticked);
+}
+
+#[test]
+fn what_was_unbonded_before_its_owner_took_it_back_is_stake_again_through_any_crash() {
+    check(&format!("settled for {}", cents(50)), |world| {
+        serving(world, Delivery::FirstResponse);
+        publish_one(world);
+        world.calm_down();
+        world.chain.remove_provider();
+        begin_home(world);
+        world.perform(StepKey::Enrol, Luck::Good);
+        world.chain.announce_provider();
+        world.calm_down();
+        world.now += COOLDOWN_S;
+        world.tell(News::Ticked);
+        world.calm_down();
+        assert_eq!((world.book.phase(), world.chain.standing.lockup_wei), (Phase::Paired, cents(100)));
+        assert_eq!(world.chain.standing.unbonding_wei, Wei::ZERO, "it would lie there until the next removal");
+    });
+}
+
+#[test]
+fn stake_that_came_during_an_unbonding_goes_home_from_a_vault_that_unbonds_one_at_a_time() {
+    let mut world = World::new(0, willing_rig(), good_standing());
+    world.begin();
+    world.calm_down();
+    let free_at = world.now + COOLDOWN_S;
+    (world.chain.standing.unbonding_wei, world.chain.standing.unbonds_at) = (cents(50), free_at);
+    world.chain.remove_provider();
+    begin_home(&mut world);
+    assert_eq!((world.hand.get(&StepKey::Enrol), world.book.wakes_at()), (None, Some(free_at)));
+    world.now = free_at;
+    world.tell(News::Ticked);
+    for name in ["claim", "unbond"] {
+        assert_eq!(world.hand.get(&StepKey::Enrol).map(Step::name), Some(name));
+        world.perform(StepKey::Enrol, Luck::Good);
+    }
+}
+
+#[test]
+fn a_pairing_that_is_out_of_sight_for_a_moment_sends_nothing_home() {
+    // A re-org takes the owner's announcement back until it is mined again; or one endpoint says so, and no other.
+    let mut world = World::new(0, willing_rig(), good_standing());
+    world.begin();
+    world.calm_down();
+    world.chain.remove_provider();
+    world.read_standing();
+    assert!(world.book.is_going_home(), "it takes no work meanwhile");
+    world.now += REMOVAL_GRACE_S - 1;
+    world.tell(News::Ticked);
+    assert_eq!(world.hand.get(&StepKey::Enrol), None);
+    world.chain.standing.master = Some(OWNER);
+    world.chain.announce_provider();
+    world.read_standing();
+    assert_eq!((world.book.phase(), world.book.enrolment().removed_since), (Phase::Paired, None));
+    world.now += REMOVAL_GRACE_S;
+    world.chain.remove_provider();
+    world.read_standing();
+    assert_eq!(world.hand.get(&StepKey::Enrol), None, "the time begins anew");
+    assert_eq!(world.book.wakes_at(), Some(world.now + REMOVAL_GRACE_S));
 }
 
 #[test]
@@ -282,13 +349,13 @@ fn the_way_home_is_told_with_amounts_and_times() {
     world.begin();
     world.calm_down();
     world.chain.remove_provider();
-    world.read_standing();
+    begin_home(&mut world);
     let words = |world: &World| world.book.phase_text();
     assert_eq!(words(&world), "going home: 1.5 coin of stake are to be unbonded");
     world.perform(StepKey::Enrol, Luck::Good);
     let free_at = world.chain.standing.unbonds_at;
-    assert_eq!(free_at, 1_800_000_200);
-    assert_eq!(words(&world), "going home: unbonding 1.5 coin, free at 2027-01-15 08:03:20 UTC");
+    assert_eq!(free_at, 1_800_000_230);
+    assert_eq!(words(&world), "going home: unbonding 1.5 coin, free at 2027-01-15 08:03:50 UTC");
     assert_eq!((world.hand.get(&StepKey::Enrol), world.book.wakes_at()), (None, Some(free_at)));
     world.now = free_at;
     world.tell(News::Ticked);

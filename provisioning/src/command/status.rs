@@ -7,7 +7,7 @@ use crate::command::cells::{coin_of, list_of, number_of, word_of};
 use crate::command::doing;
 use crate::exit::Failure;
 use crate::rig::{Ask, RigArgs};
-use crate::screen::{Screen, Table};
+use crate::screen::{Screen, Table, harmless};
 
 /// Show how a running rig is doing.
 #[derive(Debug, Args)]
@@ -67,7 +67,7 @@ fn describe(screen: Screen, answer: &Value) -> String {
         let [address, stage, environment, network] = words;
         let why = doing::words(&source["doing"]).unwrap_or_else(|| word_of(source, "why"));
         for note in source["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            notes.push_str(&format!("\n{address}: {note}"));
+            notes.push_str(&format!("\n{address}: {}", harmless(note)));
         }
         sources.push([address, stage, environment, network, list_of(source, "exceptions"), usual, why]);
     }

@@ -2,7 +2,9 @@
 //!
 //! A rig whose owner removed it takes no more work, finishes what it has begun, and then brings home what is its own:
 //! unbond, claim, withdraw, send. Each of these steps changes the reading that the next depends on, so a crash between
-//! any two of them changes nothing.
+//! any two of them changes nothing. One reading does not send it home: see [`REMOVAL_GRACE_S`].
+//!
+//! [`REMOVAL_GRACE_S`]: crate::enrolment::REMOVAL_GRACE_S
 
 use std::collections::BTreeSet;
 
@@ -39,9 +41,9 @@ impl Book {
             let (before, was_leaving) = (self.enrolment_step(), self.is_going_home());
             let owner = self.rig.as_ref().map(|rig| rig.owner);
             // A ledger of a release that did not keep it: the newest reading before this one knows.
-            self.enrolment.note_owner(owner);
+            self.enrolment.note_owner(owner, self.now);
             self.enrolment.standing = Some(standing);
-            self.enrolment.note_owner(owner);
+            self.enrolment.note_owner(owner, self.now);
             if before != self.enrolment_step() {
                 self.renew_enrolment();
             }
@@ -78,22 +80,20 @@ impl Book {
             Phase::Announcing => Some(Step::Announce),
             Phase::Describing => Some(Step::Describe),
             Phase::Paired if !standing.vault_wei.is_zero() => Some(Step::Lock { amount_wei: standing.vault_wei }),
+            // Taken back on its way home: what was unbonded by then becomes stake again.
+            Phase::Paired => self.claim(standing),
             Phase::GoingHome => self.step_home(standing),
-            Phase::Home
-            | Phase::Paired
-            | Phase::Unread
-            | Phase::Unfunded
-            | Phase::AwaitingOwner
-            | Phase::ForeignOwner => None,
+            Phase::Home | Phase::Unread | Phase::Unfunded | Phase::AwaitingOwner | Phase::ForeignOwner => None,
         }
     }
 
+    /// What is unbonding is claimed before more is unbonded: some vaults keep one unbonding at a time, others begin the
+    /// cooldown of all of it anew.
     fn step_home(&self, standing: &Standing) -> Option<Step> {
-        if !standing.lockup_wei.is_zero() {
+        if !standing.unbonding_wei.is_zero() {
+            self.claim(standing)
+        } else if !standing.lockup_wei.is_zero() {
             Some(Step::Unbond { amount_wei: standing.lockup_wei })
-        } else if !standing.unbonding_wei.is_zero() {
-            let is_free = self.now >= standing.unbonds_at;
-            is_free.then_some(Step::Claim { amount_wei: standing.unbonding_wei })
         } else if !standing.vault_wei.is_zero() {
             Some(Step::Withdraw { amount_wei: standing.vault_wei })
         } else {
@@ -101,10 +101,15 @@ impl Book {
         }
     }
 
+    fn claim(&self, standing: &Standing) -> Option<Step> {
+        let is_free = !standing.unbonding_wei.is_zero() && self.now >= standing.unbonds_at;
+        is_free.then_some(Step::Claim { amount_wei: standing.unbonding_wei })
+    }
+
     /// Whether the step that enrolment awaits may go out now. Work that was begun is finished before anything goes home:
     /// its responses need gas, and its pay comes home too.
     pub(super) fn may_enrol(&self) -> bool {
-        let is_free = !self.is_going_home() || self.is_idle();
+        let is_free = !self.is_going_home() || (self.is_idle() && self.enrolment.goes_home_at() <= self.now);
         self.enrolment.is_asked || (self.enrolment.not_before <= self.now && is_free)
     }
 
@@ -119,10 +124,14 @@ impl Book {
     }
 
     pub(super) fn index_enrolment(&mut self) {
-        let retry = (!self.enrolment.is_asked).then_some(self.enrolment.not_before);
-        let free_at = self.enrolment.standing.as_ref().map_or(0, |standing| standing.unbonds_at);
-        let free_at = Some(free_at).filter(|at| *at > self.now && self.phase() == Phase::GoingHome);
-        self.set_wake(StepKey::Enrol, retry.max(free_at.filter(|_| !self.enrolment.is_asked)));
+        let waits_for_cooldown = |standing: &&Standing| {
+            let may_claim = matches!(self.phase(), Phase::GoingHome | Phase::Paired);
+            may_claim && !standing.unbonding_wei.is_zero() && self.enrolment_step().is_none()
+        };
+        let free_at = self.enrolment.standing.as_ref().filter(waits_for_cooldown).map_or(0, |now| now.unbonds_at);
+        let home_at = if self.phase() == Phase::GoingHome { self.enrolment.goes_home_at() } else { 0 };
+        let due_at = self.enrolment.not_before.max(free_at).max(home_at);
+        self.set_wake(StepKey::Enrol, (!self.enrolment.is_asked).then_some(due_at));
     }
 
     fn renew_enrolment(&mut self) {

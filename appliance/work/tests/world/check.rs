@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use work::book::{CLOSED_KEPT, SOURCES_KEPT, Stage};
-use work::enrolment::Phase;
+use work::enrolment::{Phase, REMOVAL_GRACE_S};
 use work::policy::Rig;
 use work::{Book, Fact, News, RunId, SourceId, Step, StepKey, TaskId};
 
@@ -116,9 +116,15 @@ impl Witness {
                 let needing = book.open_jobs().find(|job| job.task().source == *source && needs(&job.stage));
                 assert!(needing.is_none(), "{source} is stopped under {needing:#?}");
             }
-            Step::Unbond { .. } | Step::Claim { .. } | Step::Withdraw { .. } | Step::SendHome { .. } => {
+            Step::Unbond { .. } | Step::Withdraw { .. } | Step::SendHome { .. } => {
                 assert!(book.is_going_home(), "{step:?} by a rig that was not removed");
                 assert!(book.is_idle(), "{step:?} while work is under way");
+                let since = book.enrolment().removed_since.expect("it was removed");
+                assert!(book.now() >= since + REMOVAL_GRACE_S, "{step:?} on the word of one reading");
+            }
+            Step::Claim { .. } => {
+                let is_one_of_both = book.is_going_home() || book.phase() == Phase::Paired;
+                assert!(is_one_of_both, "{step:?} by a rig that is neither removed nor paired");
             }
             Step::Announce | Step::Describe | Step::Lock { .. } | Step::Register { .. } => {
                 assert!(!book.is_going_home(), "{step:?} by a rig that was removed");
@@ -183,17 +189,19 @@ fn check_wakes(book: &Book) {
         assert!(wakes_at <= served.not_before, "no alarm wakes it: {served:#?}");
     }
     let enrolment = book.enrolment();
-    if !enrolment.is_asked && enrolment.not_before > book.now() {
-        assert!(wakes_at <= enrolment.not_before.max(free_at(book)), "no alarm wakes enrolment");
-    }
-    if !enrolment.is_asked && book.phase() == Phase::GoingHome && free_at(book) > book.now() {
-        assert!(wakes_at <= enrolment.not_before.max(free_at(book)), "no alarm wakes the claim");
+    let is_leaving = book.phase() == Phase::GoingHome;
+    let home_at = enrolment.removed_since.filter(|_| is_leaving).map_or(0, |since| since + REMOVAL_GRACE_S);
+    let due_at = enrolment.not_before.max(free_at(book)).max(home_at);
+    if !enrolment.is_asked && (is_leaving || enrolment.not_before > book.now()) && due_at > book.now() {
+        assert!(wakes_at <= due_at, "no alarm wakes enrolment");
     }
 }
 
-/// When unbonded stake can be claimed, in Unix seconds.
+/// When unbonded stake can be claimed, in Unix seconds; 0 where nothing waits for that.
 fn free_at(book: &Book) -> u64 {
-    book.enrolment().standing.as_ref().map_or(0, |standing| standing.unbonds_at)
+    let standing = book.enrolment().standing.as_ref();
+    let waiting = standing.filter(|now| !now.unbonding_wei.is_zero());
+    waiting.map_or(0, |standing| standing.unbonds_at)
 }
 
 /// A source that is updated while it is being prepared is prepared once more after that; one that is taken down while it
