@@ -43,6 +43,8 @@ count() {
 plain_step "setup" tests/setup.sh
 plain_step "format" cargo fmt --all --check
 plain_step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+# Off by default, because it links libusb; it has to build all the same.
+plain_step "lints of the Ledger wallet" cargo clippy --package provisioning --features ledger --locked -- -D warnings
 plain_step "dependencies" tests/deny.sh
 # The tests start programs of other packages, and load the driver that is not there; cargo test alone builds neither.
 plain_step "programs" cargo build --workspace --locked

@@ -18,6 +18,7 @@ mod devnet;
 mod doing;
 mod gpu;
 mod pair;
+mod rotate;
 mod shell;
 mod source;
 mod stake;
@@ -45,6 +46,7 @@ enum Command {
     #[command(subcommand)]
     Devnet(devnet::Devnet),
     Pair(pair::Pair),
+    Rotate(rotate::Rotate),
     Stake(stake::Stake),
     Status(status::Status),
     Tasks(tasks::Tasks),
@@ -111,6 +113,7 @@ fn act(rig: Rig) -> Result<(), Failure> {
         match rig.command {
             Command::Devnet(devnet) => devnet.run(screen).await,
             Command::Pair(pair) => pair.run(screen).await,
+            Command::Rotate(rotate) => rotate.run(screen).await,
             Command::Stake(stake) => stake.run(screen).await,
             Command::Status(status) => status.run(screen).await,
             Command::Tasks(tasks) => tasks.run(screen).await,

@@ -7,5 +7,6 @@ mod endings;
 mod identity;
 mod owner;
 mod race;
+mod rotate;
 mod taking;
 mod town;

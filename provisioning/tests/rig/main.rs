@@ -12,6 +12,7 @@ mod interrupted;
 mod lan;
 mod owner;
 mod refusals;
+mod rotate;
 mod stage;
 mod terminal;
 mod unsigned;

@@ -1,7 +1,7 @@
 //! Lists that the contracts hold, read entry by entry: the paged getters panic on some pages.
 
-use alloy_primitives::U256;
-use work::{ProviderId, SourceId, TaskId};
+use alloy_primitives::{Address, U256};
+use work::{SourceId, TaskId};
 
 use super::calls::{self, Call};
 use super::{ReadError, head, sources_count, take};
@@ -15,7 +15,7 @@ pub const SOURCES_LISTED_MAX: u64 = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// Which source.
-    pub source: SourceId,
+    pub source: Address,
     /// As what: the bit of one environment, CPU 1, NVIDIA 2, AMD 4.
     pub environment: u8,
 }
@@ -44,10 +44,10 @@ pub async fn newest_tasks(rpc: &Rpc, source: SourceId, most: u64) -> Result<Vec<
 }
 
 /// The sources, of [`all_sources`], whose lists hold `provider`. One that is no source by its answers is left out.
-pub async fn registrations(rpc: &Rpc, provider: ProviderId) -> Result<Vec<Registration>, ReadError> {
+pub async fn registrations(rpc: &Rpc, provider: Address) -> Result<Vec<Registration>, ReadError> {
     let sources = all_sources(rpc).await?;
     let at = head(rpc).await?;
-    let ids = sources.iter().map(|id| Call::new(id.0, &abi::Source::getRegistrantIdCall { provider: provider.0 }));
+    let ids = sources.iter().map(|id| Call::new(id.0, &abi::Source::getRegistrantIdCall { provider }));
     let outputs = calls::all(rpc, at, &ids.collect::<Vec<Call>>()).await?;
     let mut listed = Vec::new();
     for (source, output) in sources.into_iter().zip(outputs) {
@@ -58,11 +58,11 @@ pub async fn registrations(rpc: &Rpc, provider: ProviderId) -> Result<Vec<Regist
             Err(error) => tracing::warn!(%source, %error, "a source cannot be read"),
         }
     }
-    let calls = listed.iter().map(|id| Call::new(id.0, &abi::Source::preferredEnvironmentOfCall(provider.0)));
+    let calls = listed.iter().map(|id| Call::new(id.0, &abi::Source::preferredEnvironmentOfCall(provider)));
     let outputs = calls::all(rpc, at, &calls.collect::<Vec<Call>>()).await?;
     let read = |(source, output): (SourceId, calls::Output)| {
         let environment = output.read::<abi::Source::preferredEnvironmentOfCall>()?;
-        Ok(Registration { source, environment })
+        Ok(Registration { source: source.0, environment })
     };
     listed.into_iter().zip(outputs).map(read).collect()
 }
