@@ -245,11 +245,14 @@ fn pointed_at(compose: &str, main: &str, other: &str) -> String {
 /// Time from `published` until the chain shows the rig's response.
 async fn answered(rpc: Rpc, rig: ProviderId, task: TaskId, published: Instant) -> Result<Duration> {
     loop {
-        if chain::read::task(&rpc, rig, task).await?.my_response.is_some() {
-            return Ok(published.elapsed());
-        }
+        // The node may show half of a block that it is just making; the next look shows all of it.
+        let trouble = match chain::read::task(&rpc, rig, task).await {
+            Ok(reading) if reading.my_response.is_some() => return Ok(published.elapsed()),
+            Ok(_) => None,
+            Err(error) => Some(error),
+        };
         if published.elapsed() > RESPONSE_WITHIN {
-            bail!("no response to {task} within {RESPONSE_WITHIN:?}");
+            bail!("no response to {task} within {RESPONSE_WITHIN:?}; the newest look: {trouble:?}");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
