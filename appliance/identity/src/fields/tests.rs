@@ -43,7 +43,7 @@ fn a_placeholder_is_no_field() {
                 "Sys. Serial Number",
                 "SerNo",
                 "xxxxxxxxxxx",
-                "XXXXXX",
+                "XxXxXx",
                 "........",
                 "0",
                 "00000000",
