@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The chapters in the order of the story, and the chapters that each may use.
-const CHAPTERS: [(&str, &[&str]); 22] = [
+const CHAPTERS: [(&str, &[&str]); 23] = [
     ("appliance/work", &[]),
     ("appliance/chain", &["work"]),
     ("appliance/bundle", &[]),
@@ -19,8 +19,9 @@ const CHAPTERS: [(&str, &[&str]); 22] = [
     ("appliance/attest", &[]),
     ("appliance/identity", &["tpm"]),
     ("appliance/signer", &["tpm", "attest", "identity"]),
+    ("image/layout", &[]),
     ("appliance", &["work", "chain", "bundle", "cuda", "gpu", "signer", "runner"]),
-    ("provisioning", &["chain", "bundle", "gpu", "runner", "attest", "signer"]),
+    ("provisioning", &["layout", "chain", "bundle", "gpu", "runner", "attest", "signer"]),
     ("tests/kernels", &[]),
     ("tests/fake-gpu/edge", &[]),
     ("tests/fake-gpu/script", &[]),
@@ -42,6 +43,7 @@ const CHAPTERS: [(&str, &[&str]); 22] = [
             "appliance",
             "provisioning",
             "kernels",
+            "layout",
         ],
     ),
     ("tests/jail_bench", &["runner", "hostile", "appliance", "testbed"]),
@@ -75,10 +77,12 @@ const MAY_SEND: [&str; 3] =
 /// Types that hold a private key.
 const KEYS: [&str; 3] = ["PrivateKeySigner", "SigningKey", "LocalSigner"];
 
-/// Who holds keys: the signer and its identity the rig's, the owner's wallet on the owner's machine, the local network its public ones.
-const MAY_HOLD_KEYS: [&str; 5] = [
+/// Who holds keys: the signer and its identity the rig's, the build a release's, the owner's wallet on the owner's machine, the local network its public ones.
+const MAY_HOLD_KEYS: [&str; 7] = [
     "appliance/identity/src/",
     "appliance/signer/src/",
+    "image/src/keys.rs",
+    "image/src/keys/",
     "provisioning/src/wallet.rs",
     "provisioning/src/wallet/",
     "provisioning/src/devnet/",
