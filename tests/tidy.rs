@@ -8,20 +8,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The chapters in the order of the story, and the chapters that each may use.
-const CHAPTERS: [(&str, &[&str]); 24] = [
+const CHAPTERS: [(&str, &[&str]); 26] = [
     ("appliance/work", &[]),
     ("appliance/chain", &["work"]),
     ("appliance/bundle", &[]),
     ("appliance/cuda", &["bundle"]),
     ("appliance/gpu", &[]),
-    ("appliance/runner", &["work", "bundle", "cuda", "gpu"]),
+    ("appliance/notify", &[]),
+    ("appliance/black-box", &["notify"]),
+    ("appliance/runner", &["work", "bundle", "cuda", "gpu", "notify"]),
     ("appliance/tpm", &[]),
     ("appliance/attest", &[]),
     ("appliance/identity", &["tpm"]),
-    ("appliance/signer", &["tpm", "attest", "identity"]),
+    ("appliance/signer", &["tpm", "attest", "identity", "notify"]),
     ("image/layout", &[]),
     ("image/initrd", &["layout"]),
-    ("appliance", &["work", "chain", "bundle", "cuda", "gpu", "signer", "runner"]),
+    ("appliance", &["work", "chain", "bundle", "cuda", "gpu", "notify", "signer", "runner"]),
     ("provisioning", &["layout", "chain", "bundle", "gpu", "runner", "attest", "signer"]),
     ("tests/kernels", &[]),
     ("tests/fake-gpu/edge", &[]),

@@ -58,6 +58,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use notify::Notifier;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -100,6 +101,8 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
     signals.thread_block().context("block signals")?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("await signals")?;
 
+    let notifier = Notifier::from_environment();
+    notifier.status("clears what an earlier runner left");
     allow_descriptors().context("raise the limit of descriptors")?;
     // What is mounted for jails is mounted for this process and its children alone, and goes with them.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
@@ -161,6 +164,7 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
     };
     let server = server::Server::listen(&run.socket, &run.allow_uids, sources.clone(), direct.clone())?;
     tracing::info!(socket = %run.socket.display(), "the runner listens");
+    notifier.ready(if run.no_gpu { "makes jails, and leaves GPUs alone" } else { "makes jails" });
 
     loop {
         let mut ready = [
@@ -177,6 +181,7 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
         }
         if !ready[1].revents().is_empty() {
             tracing::info!("the runner is told to stop");
+            notifier.stopping("ends the services that run");
             direct.now().stop();
             sources.stop_all(STOP_GRACE);
             sources.berths.clear();

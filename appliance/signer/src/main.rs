@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use identity::{Claim, Options, VendorKey};
+use notify::Notifier;
 use signer::policy::{KeyWish, PolicyFile};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -130,8 +131,11 @@ fn act(arguments: Arguments) -> anyhow::Result<()> {
             Report::of(&outcome).say(json, None).context("print the address")
         }
         Command::Run { key, socket, policy, allow_uid } => {
+            // Before the filter, which allows no new socket.
+            let notifier = Notifier::from_environment();
             let file = PolicyFile::read(&policy)?;
             let options = key.options(file.identity);
+            notifier.status("opens the key");
             let claim = Claim::take(&options.state)?;
             let calls_max = file.max_calls_per_minute;
             let state = options.state.clone();
@@ -139,9 +143,11 @@ fn act(arguments: Arguments) -> anyhow::Result<()> {
             let report = Report { identity: keeper.identity(), state: keeper.state(), closed: keeper.closed() };
             let minutes = Minutes::open(&state, calls_max).context("open the usage of the last day")?;
             let reach = keeper.reach(directory_of(&socket));
+            let standing = standing(&keeper);
             let desk = Desk::new(keeper, minutes, Journal::open(&state));
             serve(desk, &socket, Peers::new(allow_uid), || {
                 filter::lock(&reach)?;
+                notifier.ready(&standing);
                 report.say(json, Some(&socket)).context("say that the socket is ready")
             })
         }
@@ -168,6 +174,14 @@ fn serve(desk: Desk, socket: &Path, peers: Peers, ready: impl FnOnce() -> anyhow
         tracing::info!("signer stopped");
         Ok(())
     })
+}
+
+/// Whose key it is, or why it is closed, for whoever looks at the service. What becomes of it later, the socket says.
+fn standing(keeper: &Keeper) -> String {
+    match keeper.identity() {
+        Some(identity) => format!("signs for {}", identity.address),
+        None => format!("serves without a key: {}", keeper.state().what()),
+    }
 }
 
 /// To the journal when systemd started us, to stderr otherwise. The journal's socket stays open: none is made later.
