@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The chapters in the order of the story, and the chapters that each may use.
-const CHAPTERS: [(&str, &[&str]); 26] = [
+const CHAPTERS: [(&str, &[&str]); 27] = [
     ("appliance/work", &[]),
     ("appliance/chain", &["work"]),
     ("appliance/bundle", &[]),
@@ -23,8 +23,9 @@ const CHAPTERS: [(&str, &[&str]); 26] = [
     ("appliance/signer", &["tpm", "attest", "identity", "notify"]),
     ("image/layout", &[]),
     ("image/initrd", &["layout"]),
-    ("appliance", &["work", "chain", "bundle", "cuda", "gpu", "notify", "signer", "runner"]),
-    ("provisioning", &["layout", "chain", "bundle", "gpu", "runner", "attest", "signer"]),
+    ("appliance/boot", &["layout"]),
+    ("appliance", &["boot", "work", "chain", "bundle", "cuda", "gpu", "notify", "signer", "runner"]),
+    ("provisioning", &["boot", "layout", "chain", "bundle", "gpu", "runner", "attest", "signer"]),
     ("tests/kernels", &[]),
     ("tests/fake-gpu/edge", &[]),
     ("tests/fake-gpu/script", &[]),

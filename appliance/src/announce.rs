@@ -29,7 +29,7 @@ pub const VERSION: &str = "1";
 pub const NO_PORT: u16 = 9;
 
 /// How the links into jails are called. What runs there is told nothing, and their addresses are nobody else's matter.
-const JAIL_LINKS: &str = "rig-up";
+pub(crate) const JAIL_LINKS: &str = "rig-up";
 
 /// Time after which a failed announcement is tried again, such as one from before the network was up.
 const RETRY_EVERY: Duration = Duration::from_secs(60);

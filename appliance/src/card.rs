@@ -12,7 +12,7 @@ use std::fmt::Write;
 use qrcode::types::{Color, QrError};
 use qrcode::{EcLevel, QrCode};
 
-use crate::face::Face;
+use crate::face::{Face, GpuRow};
 
 /// The narrowest text screen that machines have.
 pub const COLUMNS_MAX: usize = 80;
@@ -25,6 +25,9 @@ pub(crate) const QUIET: usize = 4;
 
 /// Columns between the code and the words beside it.
 const GAP: usize = 2;
+
+/// Said of a machine that has no address.
+const NO_NETWORK: &str = "no address yet: is the cable in, or the Wi-Fi in rig.toml right?";
 
 /// The card of a rig.
 pub fn card(face: &Face) -> String {
@@ -67,16 +70,41 @@ fn words(face: &Face, width: usize) -> Vec<String> {
     if let Some(silence) = &face.silence {
         say("SIGNER", silence);
     }
+    for notice in &face.notices {
+        say("NOTICE", &format!("{} {}", notice.what, notice.next.join(" ")));
+    }
     say("DOING", &doing(face));
     if let Some(trouble) = &face.trouble {
         say("TROUBLE", trouble);
+    }
+    match &face.network {
+        Some(addresses) if addresses.is_empty() => say("NETWORK", NO_NETWORK),
+        Some(addresses) => say("NETWORK", &addresses.join(", ")),
+        None => {}
+    }
+    if !face.gpus.is_empty() {
+        say("GPU", &gpus(&face.gpus));
     }
     say("TIER", &face.kept);
     lines
 }
 
+/// How many of each kind there are, and how they are.
+fn gpus(rows: &[GpuRow]) -> String {
+    let mut kinds: Vec<(usize, String)> = Vec::new();
+    for row in rows {
+        let kind = format!("{} {}", row.model, row.state);
+        match kinds.iter_mut().find(|(_, known)| *known == kind) {
+            Some((count, _)) => *count += 1,
+            None => kinds.push((1, kind)),
+        }
+    }
+    let kinds: Vec<_> = kinds.into_iter().map(|(count, kind)| format!("{count} x {kind}")).collect();
+    kinds.join(", ")
+}
+
 /// What the rig is doing, in a sentence.
-fn doing(face: &Face) -> String {
+pub fn doing(face: &Face) -> String {
     let phase = face.phase.as_deref().unwrap_or("starting");
     match (face.is_draining, face.is_paired, face.tasks) {
         (true, _, _) => "ending: begun work is finished first".to_owned(),
@@ -133,11 +161,12 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use boot::notices::Notice;
     use proptest::prelude::*;
     use signer::KeyState;
 
     use super::*;
-    use crate::face::samples;
+    use crate::face::{NoticeRow, samples};
 
     /// Lines that the smallest text screen shows.
     const SMALL_SCREEN: usize = 25;
@@ -174,6 +203,29 @@ mod tests {
     }
 
     #[test]
+    fn the_network_and_the_gpus_are_shown_and_a_missing_network_has_a_way_on() {
+        let two = vec!["eno1 192.168.1.20".to_owned(), "wlan0 192.168.1.21".to_owned()];
+        let card_of = |addresses| card(&samples::paired().with_network(addresses));
+        let shown = card_of(two);
+        is_fit(&shown);
+        for words in ["192.168.1.20, wlan0", "1 x NVIDIA GeForce RTX 4090", "offered", "needs reset"] {
+            assert!(shown.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {shown}");
+        }
+        let alone = card_of(Vec::new());
+        assert!(alone.contains("no address yet"), "{alone}");
+    }
+
+    #[test]
+    fn a_notice_is_shown_with_what_to_do_and_the_pairing_code_stays_first() {
+        let notice = Notice::new("state", "The rig's state is nearly full.", "Use a bigger disk,\nor fewer sources.");
+        let card = card(&samples::fresh().with_notices(&[notice]));
+        is_fit(&card);
+        let at = |words: &str| card.find(words).unwrap_or_else(|| panic!("{words}: {card}"));
+        assert!(at("PAIRING CODE") < at("NOTICE") && at("NOTICE") < at("DOING"));
+        assert!(card.contains("nearly") && card.contains("sources."), "{card}");
+    }
+
+    #[test]
     fn the_code_is_read_as_it_was_written() {
         let lines = code_lines("ethereum:0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf@1071").expect("fits");
         assert_eq!((lines.len(), lines[0].chars().count()), (19, 37));
@@ -186,11 +238,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_of_anybody_breaks_the_card(text in "\\PC{0,400}", raw in ".{0,400}", chain_id in any::<u64>()) {
+        fn no_text_of_anybody_breaks_the_card(text in "\\PC{0,400}", raw in ".{0,400}", chain_id in any::<u64>(), notices in 0..20_usize) {
             let mut face = samples::troubled(KeyState::DiskMoved);
-            face.trouble = Some(text);
+            face.trouble = Some(text.clone());
             face.phase = Some(raw.clone());
-            face.silence = Some(raw);
+            face.silence = Some(raw.clone());
+            face.notices = vec![NoticeRow { what: text, next: vec![raw] }; notices];
             face.chain_id = chain_id;
             is_fit(&card(&face));
         }

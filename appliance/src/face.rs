@@ -5,11 +5,15 @@
 //! has a bound, and names no more of a URL than its host, since a path may hold an access token.
 
 pub mod keep;
+mod network;
 #[cfg(test)]
 pub(crate) mod samples;
 
+use std::path::PathBuf;
+
 use alloy_primitives::utils::format_ether;
 use alloy_primitives::{Address, U256};
+use boot::notices::Notice;
 use serde::Serialize;
 use serde_json::Value;
 use signer::{Identity, KeyState, Tier};
@@ -26,12 +30,20 @@ const SOURCES_MAX: usize = 50;
 /// GPUs that are shown. No board holds more.
 const GPUS_MAX: usize = 32;
 
+/// Notices that are shown.
+const NOTICES_MAX: usize = boot::notices::NOTICES_MAX;
+
+/// Lines of what to do that a notice shows.
+const NOTICE_LINES_MAX: usize = 12;
+
 /// Decimals of an amount of coin that are shown.
 const DECIMALS: usize = 6;
 
 /// What does not change while the process runs.
 #[derive(Clone, Debug)]
 pub struct Plate {
+    /// Where notices lie.
+    pub notices: PathBuf,
     /// What people call the rig.
     pub name: RigName,
     /// The owner of `rig.toml`.
@@ -95,6 +107,19 @@ pub struct Face {
     pub sources_known: usize,
     /// The machine's GPUs, if they are used.
     pub gpus: Vec<GpuRow>,
+    /// What others found wrong with this rig, the first [`NOTICES_MAX`].
+    pub notices: Vec<NoticeRow>,
+    /// Where it is in its network, an interface and its address each; not before the first look.
+    pub network: Option<Vec<String>>,
+}
+
+/// A notice in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NoticeRow {
+    /// What is wrong.
+    pub what: String,
+    /// What to do, line by line; may be empty.
+    pub next: Vec<String>,
 }
 
 /// A source in a row.
@@ -154,7 +179,21 @@ impl Face {
             sources: sources.iter().take(SOURCES_MAX).map(SourceRow::of).collect(),
             sources_known: sources.len(),
             gpus: gpus.iter().take(GPUS_MAX).map(GpuRow::of).collect(),
+            notices: Vec::new(),
+            network: None,
         }
+    }
+
+    /// The same with what others found wrong.
+    pub fn with_notices(mut self, notices: &[Notice]) -> Face {
+        self.notices = notices.iter().take(NOTICES_MAX).map(NoticeRow::of).collect();
+        self
+    }
+
+    /// The same with the addresses that it has now.
+    pub fn with_network(mut self, addresses: Vec<String>) -> Face {
+        self.network = Some(addresses);
+        self
     }
 
     /// The account as wallets read it from a QR code. Source: EIP-681.
@@ -165,6 +204,15 @@ impl Face {
     /// Whether the key is open and the signer answers.
     pub fn is_well_kept(&self) -> bool {
         self.state == KeyState::Open && self.silence.is_none()
+    }
+}
+
+// === impl NoticeRow ===
+
+impl NoticeRow {
+    fn of(notice: &Notice) -> NoticeRow {
+        let next = notice.next.lines().take(NOTICE_LINES_MAX).map(plain).filter(|line| !line.is_empty());
+        NoticeRow { what: plain(&notice.what), next: next.collect() }
     }
 }
 
@@ -268,6 +316,16 @@ mod tests {
         assert_eq!(face.sources[1].why.as_deref(), Some("pulling"));
         let empty = Face::of(&samples::plate(), &samples::seen(KeyState::Open), &Value::Null, &Value::Null, None);
         assert!(empty.phase.is_none() && !empty.is_paired && empty.sources.is_empty() && empty.gpus.is_empty());
+    }
+
+    #[test]
+    fn notices_are_bounded_in_number_lines_and_signs() {
+        let long = Notice::new("a", "x".repeat(2000), "line\n\n".repeat(40) + &"y".repeat(500));
+        let face = samples::paired().with_notices(&vec![long; 40]);
+        assert_eq!(face.notices.len(), NOTICES_MAX);
+        let row = &face.notices[0];
+        assert_eq!(row.what.chars().count(), TEXT_MAX + 3);
+        assert!(row.next.len() <= NOTICE_LINES_MAX && row.next.iter().all(|line| line == "line"), "{row:?}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ use chain::outbox::{Outbox, OutboxLimits};
 use chain::rpc::Rpc;
 use chain::watch::{Watch, WatchLimits};
 use clap::Parser;
+use notify::Notifier;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -100,14 +101,18 @@ fn begin_log() {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
+    let notifier = Arc::new(Notifier::from_environment());
     let settings = Settings::read(&arguments.config)?;
     if arguments.check {
+        let path = arguments.config.display();
+        settings.check().map_err(|why| anyhow::anyhow!("{path}: {why}"))?;
         println!("{} is right", arguments.config.display());
         return Ok(Ended::Told);
     }
     let places = &settings.places;
     std::fs::create_dir_all(&places.state).with_context(|| format!("make {}", places.state.display()))?;
 
+    notifier.status("asks rig-signer who signs");
     let signer = signer::Client::connect(&places.signer_socket).await.context("is rig-signer running?")?;
     let identity = signer.identity().await?;
     let me = identity.address;
@@ -116,6 +121,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
     identity::aside::settle(&places.state, me)?;
     let (seen, shown_seen) = watch::channel(Seen::first(identity));
 
+    notifier.status("looks for the chain");
     let rpc = Rpc::connect(settings.network.clone()).await?;
     let stop = CancellationToken::new();
     let seal = Arc::new(SignerSeal::new(signer, me));
@@ -134,6 +140,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
     let board = Arc::new(Board::default());
     let cache = Arc::new(Cache::new(runner.clone(), store.clone()));
     let gpus = Gpus::new(runner.clone(), settings.gpu.enabled);
+    let asked_runner = runner.clone();
     let containers = Arc::new(Containers::new(runner, store.clone(), board.clone(), secret, limits.result_bytes));
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let offered = offered(&gpus).await;
@@ -176,11 +183,18 @@ async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
     tokio::spawn(direct.watch(desk.clone(), stop.clone()));
     tokio::spawn(cache.clone().run(stop.clone()));
     tokio::spawn(memory::watch(desk.clone(), stop.clone()));
-    let plate = Plate { name: settings.name(me), owner: settings.owner.address, chain_id: settings.network.chain_id };
+    let plate = Plate {
+        notices: places.notices.clone(),
+        name: settings.name(me),
+        owner: settings.owner.address,
+        chain_id: settings.network.chain_id,
+    };
     let used_gpus = settings.gpu.enabled.then(|| gpus.clone());
     let sources =
         appliance::face::keep::Sources { plate, seen: shown_seen.clone(), desk: desk.clone(), gpus: used_gpus };
-    let announced = faces::show(&settings, sources, &stop).await;
+    let told = CancellationToken::new();
+    let heard = faces::Heard { notifier, runner: asked_runner, told: told.clone() };
+    let announced = faces::show(&settings, sources, heard, &stop).await;
     let socket = places.provider_socket.clone();
     let served = {
         let (desk, stop) = (desk, stop.clone());
@@ -192,7 +206,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         }
     });
 
-    let told = CancellationToken::new();
     tokio::spawn(wait_for_signal(told.clone()));
     let asked = Arc::new(signer::Client::connect(&places.signer_socket).await.context("is rig-signer running?")?);
     let ask = move || {

@@ -4,6 +4,8 @@
 //! things has a default that is safe to earn with.
 
 mod faces;
+#[cfg(test)]
+mod machine;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use alloy_primitives::utils::{ParseUnits, parse_units};
 use alloy_primitives::{Address, U256};
+use boot::sections::{Ethernet, Fleet, KeyWish, StateWish, Wifi};
 use chain::content::Gateways;
 use chain::rpc::Network;
 use chain::settings::{SettingsError, read_toml};
@@ -58,6 +61,17 @@ pub struct Settings {
     /// Where things are on this machine.
     #[serde(default)]
     pub places: Places,
+    /// For the machine, which reads it before the provider starts, as the four tables below it: what people write stands
+    /// in one file, so it is checked in one place.
+    pub wifi: Option<Wifi>,
+    /// A fixed address.
+    pub ethernet: Option<Ethernet>,
+    /// The fleet that this rig joins.
+    pub fleet: Option<Fleet>,
+    /// What is to be done with what the rig keeps.
+    pub state: Option<StateWish>,
+    /// How the signer is to keep the key.
+    pub key: Option<KeyWish>,
 }
 
 /// Who is paid.
@@ -166,6 +180,8 @@ pub struct Places {
     pub runner_socket: PathBuf,
     /// A terminal that shows the rig's card to whoever stands before the machine, such as `/dev/console`.
     pub console: Option<PathBuf>,
+    /// Where others leave notices for people, see [`boot::notices`].
+    pub notices: PathBuf,
 }
 
 // === impl Settings ===
@@ -174,6 +190,26 @@ impl Settings {
     /// Reads `rig.toml`. Errors: see [`SettingsError`].
     pub fn read(path: &Path) -> Result<Settings, SettingsError> {
         read_toml(path)
+    }
+
+    /// Whether the signer, whose policy is made from the same file, can hold to it. Errors: which address is in the way.
+    pub fn check(&self) -> Result<(), String> {
+        let contracts = &self.network.contracts;
+        let named = [
+            ("owner.address", self.owner.address),
+            ("network.contracts.nexus", contracts.nexus),
+            ("network.contracts.terminal", contracts.terminal),
+            ("network.contracts.vault", contracts.vault),
+        ];
+        for (at, (key, address)) in named.iter().enumerate() {
+            if address.is_zero() {
+                return Err(format!("{key} is the zero address, which is nobody's"));
+            }
+            if let Some((other, _)) = named[..at].iter().find(|(_, earlier)| earlier == address) {
+                return Err(format!("{key} is the same address as {other}"));
+            }
+        }
+        Ok(())
     }
 
     /// What holds for one source.
@@ -277,6 +313,7 @@ impl Default for Places {
             signer_socket: "/run/rig/signer.sock".into(),
             runner_socket: "/run/rig/runner.sock".into(),
             console: None,
+            notices: "/run/rig/notices".into(),
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::network::addresses;
 use super::{Face, Plate};
 use crate::gpus::Gpus;
 use crate::identity::Seen;
@@ -39,6 +40,7 @@ pub struct Sources {
 /// A face that is kept until `stop`. The first one says only who the rig is.
 pub fn keep(sources: Sources, stop: CancellationToken) -> Shown {
     let first = Face::of(&sources.plate, &sources.seen.borrow(), &Value::Null, &Value::Null, uptime_s());
+    let first = first.with_notices(&boot::notices::read(&sources.plate.notices));
     let (send, shown) = watch::channel(Arc::new(first));
     tokio::spawn(async move {
         tokio::select! {
@@ -64,7 +66,10 @@ async fn look(mut sources: Sources, send: watch::Sender<Arc<Face>>) {
         }
         let Ok(status) = answer.await else { return };
         let seen = sources.seen.borrow_and_update().clone();
-        let face = Face::of(&sources.plate, &seen, &status, &gpus, uptime_s());
+        // A few small files in memory; reading them takes no time worth a thread.
+        let notices = boot::notices::read(&sources.plate.notices);
+        let face = Face::of(&sources.plate, &seen, &status, &gpus, uptime_s()).with_notices(&notices);
+        let face = face.with_network(addresses());
         send.send_replace(Arc::new(face));
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}

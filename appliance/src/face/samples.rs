@@ -7,7 +7,8 @@ use super::*;
 
 pub(crate) fn plate() -> Plate {
     let owner = address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8");
-    Plate { name: serde_json::from_value(json!("attic")).expect("a name"), owner, chain_id: 1071 }
+    let notices = "/nowhere/notices".into();
+    Plate { notices, name: serde_json::from_value(json!("attic")).expect("a name"), owner, chain_id: 1071 }
 }
 
 pub(crate) fn seen(state: KeyState) -> Seen {

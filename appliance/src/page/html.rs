@@ -104,6 +104,10 @@ fn trouble(face: &Face) -> String {
     if let Some(silence) = &face.silence {
         html += &format!("<section class=\"trouble\"><h2>Signer</h2><p>{}</p></section>\n", Text(silence));
     }
+    for notice in &face.notices {
+        let lines: String = notice.next.iter().map(|line| format!("<br>{}", Words(line))).collect();
+        html += &format!("<section class=\"trouble\"><h2>Notice</h2><p>{}{lines}</p></section>\n", Text(&notice.what));
+    }
     if let Some(trouble) = &face.trouble {
         html += &format!("<section class=\"trouble\"><h2>Last try</h2><p>{}</p></section>\n", Text(trouble));
     }

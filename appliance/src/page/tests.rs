@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
 use super::*;
-use crate::face::{GpuRow, SourceRow, samples};
+use crate::face::{GpuRow, NoticeRow, SourceRow, samples};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -153,6 +153,7 @@ fn said_everywhere(text: &str) -> Face {
     face.gpus = vec![GpuRow { model: said(), state: said() }];
     face.sources = vec![SourceRow { address: said(), stage: said(), why: Some(said()) }];
     face.sources_known = 1;
+    face.notices = vec![NoticeRow { what: said(), next: vec![said(), said()] }];
     face
 }
 
@@ -184,6 +185,17 @@ fn no_text_of_anybody_becomes_a_tag_or_an_attribute() {
         assert!(!page.contains(text) || !text.contains(['<', '"', '\'', '&', '\u{1b}']), "{text}");
         assert!(!page.contains('\u{1b}') && !page.contains('\u{0}'));
     }
+}
+
+#[test]
+fn a_notice_is_on_the_page_and_among_the_facts() {
+    let notice = boot::notices::Notice::new("wifi", "No <password>.", "Write it:\n`open = true`\n");
+    let face = samples::paired().with_notices(&[notice]);
+    let page = page_of(&face);
+    assert!(page.contains("<h2>Notice</h2><p>No &lt;password&gt;.<br>Write it:<br><code>open = true</code></p>"));
+    let json = body(ask("GET", "/status.json", Some(b"attic"), &face));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["notices"][0]["what"], "No <password>.");
 }
 
 #[test]

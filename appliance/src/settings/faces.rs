@@ -1,4 +1,5 @@
-//! Where the rig shows itself: its name, its page on the local network, its voice there. All of it is off by default.
+//! Where the rig shows itself: its name, its page on the local network, its voice there. All of it is off by default; the
+//! image of a rig switches it on for an owner who says nothing.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,9 +17,11 @@ const NAME_MAX: usize = 32;
 pub struct RigName(String);
 
 /// The page that people on the local network can read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StatusPage {
+    /// Whether there is one at all. Where the image serves it by itself, an owner says no here.
+    pub enabled: bool,
     /// Where it is served; `None`: nowhere.
     pub listen: Option<SocketAddr>,
 }
@@ -31,6 +34,21 @@ pub struct Lan {
     pub announce: bool,
     /// The only network interface to speak on; `None`: all of them.
     pub interface: Option<String>,
+}
+
+// === impl StatusPage ===
+
+impl StatusPage {
+    /// Where it is to be served.
+    pub fn at(&self) -> Option<SocketAddr> {
+        self.listen.filter(|_| self.enabled)
+    }
+}
+
+impl Default for StatusPage {
+    fn default() -> StatusPage {
+        StatusPage { enabled: true, listen: None }
+    }
 }
 
 // === impl RigName ===
