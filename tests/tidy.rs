@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The chapters in the order of the story, and the chapters that each may use.
-const CHAPTERS: [(&str, &[&str]); 27] = [
+const CHAPTERS: [(&str, &[&str]); 28] = [
     ("appliance/work", &[]),
     ("appliance/chain", &["work"]),
     ("appliance/bundle", &[]),
@@ -25,7 +25,8 @@ const CHAPTERS: [(&str, &[&str]); 27] = [
     ("image/initrd", &["layout"]),
     ("appliance/boot", &["layout"]),
     ("appliance", &["boot", "work", "chain", "bundle", "cuda", "gpu", "notify", "signer", "runner"]),
-    ("provisioning", &["boot", "layout", "chain", "bundle", "gpu", "runner", "attest", "signer"]),
+    ("image", &["layout"]),
+    ("provisioning", &["boot", "layout", "image", "chain", "bundle", "gpu", "runner", "attest", "signer"]),
     ("tests/kernels", &[]),
     ("tests/fake-gpu/edge", &[]),
     ("tests/fake-gpu/script", &[]),
@@ -48,6 +49,7 @@ const CHAPTERS: [(&str, &[&str]); 27] = [
             "provisioning",
             "kernels",
             "layout",
+            "image",
         ],
     ),
     ("tests/jail_bench", &["runner", "hostile", "appliance", "testbed"]),
@@ -156,7 +158,7 @@ fn root() -> PathBuf {
 
 fn files() -> Vec<File> {
     let mut files = Vec::new();
-    for chapter in ["appliance", "provisioning", "tests"] {
+    for chapter in ["appliance", "image", "provisioning", "tests"] {
         gather(&root(), &root().join(chapter), &mut files);
     }
     assert!(files.len() > CHAPTERS.len(), "the workspace was not found");
