@@ -16,9 +16,12 @@ mod cells;
 mod cuda;
 mod devnet;
 mod doing;
+mod flash;
 mod gpu;
+mod image;
 mod pair;
 mod rotate;
+mod seed;
 mod shell;
 mod source;
 mod stake;
@@ -29,7 +32,7 @@ mod tasks;
 /// Filter for the log on stderr, such as `chain=debug`.
 const ENV_LOG: &str = "RIG_LOG";
 
-/// What people do to rigs: local network, pairing, stake, tasks.
+/// What people do to rigs: sticks, local network, pairing, stake, tasks.
 #[derive(Debug, Parser)]
 #[command(name = "rig", version, after_help = exit_codes(), max_term_width = 100)]
 pub struct Rig {
@@ -45,6 +48,8 @@ enum Command {
     /// A local network to develop and test on.
     #[command(subcommand)]
     Devnet(devnet::Devnet),
+    Flash(Box<flash::Flash>),
+    Seed(Box<seed::Seed>),
     Pair(pair::Pair),
     Rotate(rotate::Rotate),
     Stake(stake::Stake),
@@ -63,6 +68,9 @@ enum Command {
     /// Give a source work, and read the result.
     #[command(subcommand)]
     Task(task::Task),
+    /// The image that a rig starts from.
+    #[command(subcommand)]
+    Image(image::Image),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -112,6 +120,8 @@ fn act(rig: Rig) -> Result<(), Failure> {
     runtime.block_on(async {
         match rig.command {
             Command::Devnet(devnet) => devnet.run(screen).await,
+            Command::Flash(flash) => flash.run(screen).await,
+            Command::Seed(seed) => seed.run(screen).await,
             Command::Pair(pair) => pair.run(screen).await,
             Command::Rotate(rotate) => rotate.run(screen).await,
             Command::Stake(stake) => stake.run(screen).await,
@@ -124,6 +134,7 @@ fn act(rig: Rig) -> Result<(), Failure> {
             Command::Source(source) => source.run(screen).await,
             Command::Cuda(cuda) => cuda.run(screen),
             Command::Task(task) => task.run(screen).await,
+            Command::Image(image) => image.run(screen).await,
             Command::Completions(completions) => completions.run(screen),
             Command::Man(man) => man.run(screen),
         }

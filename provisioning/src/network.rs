@@ -173,12 +173,50 @@ fn words(state: &EndpointState) -> String {
 
 fn from_toml(path: &Path) -> Result<NetworkSettings, NetworkError> {
     let settings = read_toml(path)?;
-    let table: toml::Table = read_toml(path)?;
-    let contracts = table.get("network").and_then(|network| network.get("contracts")).and_then(|all| all.as_table());
-    for text in contracts.into_iter().flatten().filter_map(|(_, value)| value.as_str()) {
-        parse::address(text).map_err(|why| NetworkError::Address { path: path.to_owned(), why })?;
-    }
+    let text = std::fs::read_to_string(path).map_err(|source| NetworkError::Read { path: path.to_owned(), source })?;
+    checksums(&text).map_err(|why| NetworkError::Address { path: path.to_owned(), why })?;
     Ok(settings)
+}
+
+/// Checks the addresses in `[network.contracts]` of `text`, if there are any.
+///
+/// Errors: a sentence that says which is wrong.
+pub(crate) fn checksums(text: &str) -> Result<(), String> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let contracts = table.get("network").and_then(|network| network.get("contracts")).and_then(|all| all.as_table());
+    for address in contracts.into_iter().flatten().filter_map(|(_, value)| value.as_str()) {
+        parse::address(address)?;
+    }
+    Ok(())
+}
+
+/// The tables `[network]` and `[content]` of a network as text, for a rig's `rig.toml`: of one that is built in, of a
+/// TOML file, or of a file with the line that `rig devnet up --json` printed.
+pub(crate) fn written(named: &str) -> Result<String, NetworkError> {
+    let path = Path::new(named);
+    match named {
+        "mainnet" => return Ok(MAINNET.to_owned()),
+        "testnet" => return Ok(TESTNET.to_owned()),
+        _ => {}
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| NetworkError::Read { path: path.to_owned(), source })?;
+    if text.trim_start().starts_with('{') {
+        let ready: Ready =
+            serde_json::from_str(&text).map_err(|source| NetworkError::Devnet { path: path.to_owned(), source })?;
+        return Ok(written_devnet(&ready));
+    }
+    from_toml(path)?;
+    Ok(text)
+}
+
+fn written_devnet(ready: &Ready) -> String {
+    let Ready { rpc, ws, chain_id, contracts, ipfs_publish, ipfs_gateway, .. } = ready;
+    format!(
+        "[network]\nchain_id = {chain_id}\nrpc_urls = [\"{rpc}\"]\nws_url = \"{ws}\"\n\n[network.contracts]\n\
+         nexus = \"{}\"\ncontroller = \"{}\"\nterminal = \"{}\"\nvault = \"{}\"\n\n[content]\n\
+         publish = \"{ipfs_publish}\"\ngateways = [\"{ipfs_gateway}\"]\nallow_private = true\n",
+        contracts.nexus, contracts.controller, contracts.terminal, contracts.vault
+    )
 }
 
 fn from_devnet(path: &Path) -> Result<NetworkSettings, NetworkError> {

@@ -42,6 +42,13 @@ pub(crate) fn agrees(question: &str) -> io::Result<bool> {
     Ok(["y", "yes"].contains(&words.as_str()))
 }
 
+/// Asks `question`; the answer is one line, without blanks around it.
+pub(crate) fn answer(question: &str) -> io::Result<String> {
+    say(question)?;
+    let line = Keyboard::find()?.line()?;
+    Ok(String::from_utf8_lossy(&line).trim().to_owned())
+}
+
 /// Asks for something that the terminal must not show.
 ///
 /// Errors: there is no terminal; `Interrupted` after Ctrl-C.

@@ -66,6 +66,16 @@ impl Screen {
         Waiting(bar)
     }
 
+    /// Shows how far something with a known end has come, until it is dropped.
+    pub(crate) fn measure(&self, total_bytes: u64) -> Measure {
+        if self.json || !stderr().is_terminal() {
+            return Measure(ProgressBar::hidden());
+        }
+        let template = "{msg}\n[{bar:40}] {percent:>3} %";
+        let style = ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ");
+        Measure(ProgressBar::new(total_bytes).with_style(style))
+    }
+
     /// `words`, heavier on a terminal.
     pub(crate) fn bold(&self, words: &str) -> String {
         if self.has_colour { format!("\x1b[1m{words}\x1b[0m") } else { words.to_owned() }
@@ -100,6 +110,24 @@ impl Waiting {
 }
 
 impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// The bar of [`Screen::measure`].
+#[derive(Debug)]
+pub(crate) struct Measure(ProgressBar);
+
+impl Measure {
+    /// Says how far it is, and what that means.
+    pub(crate) fn say(&self, done_bytes: u64, words: impl Into<String>) {
+        self.0.set_position(done_bytes);
+        self.0.set_message(words.into());
+    }
+}
+
+impl Drop for Measure {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -2,7 +2,8 @@
 //!
 //! It speaks what OpenGPU's own speaks. `POST /file/create` takes one multipart part `file` and answers 201
 //! `{"link": "http://127.0.0.1:PORT/ipfs/<cid>"}`; `GET /ipfs/<cid>` gives the bytes back under the content type that
-//! they came with. Every refusal is JSON `{"error": …}`.
+//! they came with. Every refusal is JSON `{"error": …}`. Who posts to another address of this machine gets links to that
+//! address: a virtual machine does not find this one at 127.0.0.1.
 //!
 //! Invariants: the CID is the one that `ipfs add` gives; a document is whole as soon as it has its name; memory does not
 //! grow with its size.
@@ -14,6 +15,7 @@
 //! ```
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
 use axum::extract::{DefaultBodyLimit, Multipart, Path as Segment, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -57,7 +59,7 @@ const INCOMING: &str = "incoming-";
 #[derive(Debug)]
 struct Store {
     dir: PathBuf,
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, for who does not say which address was asked.
     origin: String,
     limit_bytes: u64,
     received: AtomicU64,
@@ -82,7 +84,7 @@ enum Refusal {
     Storage(#[from] io::Error),
 }
 
-/// Serves `dir` until `cancel`, then finishes what is under way. Links lead to the listener's port on 127.0.0.1.
+/// Serves `dir` until `cancel`, then finishes what is under way. Links lead to the address that was posted to.
 pub async fn serve(listener: TcpListener, dir: PathBuf, cancel: CancellationToken) {
     let served = async {
         let origin = format!("http://127.0.0.1:{}", listener.local_addr()?.port());
@@ -105,13 +107,14 @@ fn router(store: Store) -> Router {
 
 async fn create(
     State(store): State<Arc<Store>>,
+    headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, Refusal> {
     let mut form = form.map_err(Refusal::NotAForm)?;
     while let Some(field) = form.next_field().await.map_err(Refusal::Broken)? {
         if field.name() == Some("file") {
             let cid = store.receive(field).await?;
-            let link = format!("{}/ipfs/{cid}", store.origin);
+            let link = format!("{}/ipfs/{cid}", store.origin_for(&headers));
             return Ok((StatusCode::CREATED, Json(json!({ "link": link }))).into_response());
         }
     }
@@ -155,6 +158,12 @@ impl Store {
             }
         }
         Ok(Store { dir, origin, limit_bytes, received: AtomicU64::new(0) })
+    }
+
+    /// Where links lead for who sent `headers`.
+    fn origin_for(&self, headers: &HeaderMap) -> String {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<SocketAddr>().ok());
+        host.map_or_else(|| self.origin.clone(), |host| format!("http://{host}"))
     }
 
     /// A version 1 spelling of a classic name finds the same document, as on a real gateway.
@@ -305,6 +314,23 @@ mod tests {
         let pin = async || service.content().pin("a.json", "application/json", b"{}".to_vec()).await.unwrap();
         assert_eq!(pin().await, pin().await);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "the bytes and their type");
+        service.down().await;
+    }
+
+    #[tokio::test]
+    async fn a_link_leads_to_the_address_that_was_posted_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = Service::up(&dir).await;
+        let check = async |host: &str, origin: &str| {
+            let form = Form::new().part("file", Part::bytes(vec![1]));
+            let post = reqwest::Client::new().post(format!("{}/file/create", service.origin)).multipart(form);
+            let answer: serde_json::Value = post.header(header::HOST, host).send().await.unwrap().json().await.unwrap();
+            assert_eq!(answer["link"], format!("{origin}/ipfs/{}", cid_of(&[1])), "{host}");
+        };
+        check("10.0.2.2:8080", "http://10.0.2.2:8080").await;
+        for no_address in ["example.org", "10.0.2.2", "localhost:1"] {
+            check(no_address, &service.origin).await;
+        }
         service.down().await;
     }
 

@@ -63,6 +63,7 @@ impl Stage {
             "RIG_DEVNET",
             "RIG_WALLET_KEY_FILE",
             "RIG_RUN_DIR",
+            "RIG_RELEASE_KEY",
             "RIG_LOG",
             "RIG_CUDA_TOOLKIT",
             "CUDA_HOME",
