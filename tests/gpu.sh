@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Measures and attacks direct CUDA on a machine with an NVIDIA GPU.
 #
-#   tests/gpu.sh --build [KIT] [--target sm_XX]… [--no-linker] [--dev]
+#   tests/gpu.sh --build [KIT] [--target sm_XX]… [--no-linker] [--userland] [--dev]
 #       On the build machine, which needs no GPU: puts all that the report needs into KIT (target/gpu-kit). Machine code
 #       is made for each target (sm_90 if none is named); other GPUs run the PTX. --no-linker leaves NVIDIA's PTX linker
-#       out, 94 MB that only PTX for other GPUs needs. --dev takes debug builds, for trying the report itself.
+#       out, 94 MB that only PTX for other GPUs needs. --userland adds what the image for NVIDIA has of the driver, from
+#       the packages of `rig image build --flavour nvidia`: PTX is then compiled by the image's linker, and where the
+#       machine's kernel has the driver of the same version, all runs on the image's libcuda and NVML, too.
+#       --dev takes debug builds, for trying the report itself.
 #   tests/gpu.sh [KIT] [--out DIR] [options of gpu-report run]
 #       On the machine with the GPU, which needs KIT and the driver and nothing else: writes gpu-report.json and
 #       gpu-report.md into DIR (the current directory), within 8 minutes. As root it runs jobs in the runner's jail;
@@ -27,12 +30,13 @@ readonly GRACE=70
 # === On the build machine ===
 
 build() {
-    local targets=() linker=1 profile=release
+    local targets=() linker=1 userland=0 profile=release
     if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then kit=$1; shift; fi
     while [ $# -gt 0 ]; do
         case $1 in
             --target) targets+=("${2:?--target takes a GPU, such as sm_90}"); shift 2 ;;
             --no-linker) linker=0; shift ;;
+            --userland) userland=1; shift ;;
             --dev) profile=dev; shift ;;
             *) die "--build knows no $1" ;;
         esac
@@ -75,7 +79,23 @@ build() {
     install -m 0644 "$found" "$kit/lib/"
     LD_LIBRARY_PATH=$kit/lib "$kit/bin/gpu-report" precompile "$kit" "${targets[@]}"
     [ "$linker" = 1 ] || rm -f "$kit"/lib/libnvJitLink*
+    [ "$userland" = 0 ] || userland
     say "$kit is ready: $(du -sh "$kit" | cut -f1)"
+}
+
+# The image's libraries, out of the packages that its lock names.
+userland() {
+    local lock=$root/image/release/nvidia.lock packages=${RIG_IMAGE_CACHE:-$root/target/image/cache}/packages
+    local package folder hash
+    while read -r package folder; do
+        hash=$(sed -n "s/.*{ name = \"$package\", .* sha256 = \"\([0-9a-f]*\)\".*/\1/p" "$lock")
+        [ -f "$packages/$hash.deb" ] || die "there is no package $package in $packages; rig image build --flavour nvidia fetches it"
+        mkdir -p "$kit/userland/$folder"
+        dpkg-deb --fsys-tarfile "$packages/$hash.deb" |
+            tar -x -C "$kit/userland/$folder" --wildcards --transform 'flags=r;s:.*/::' '*/lib*.so.*'
+    done <<<"libcuda1 driver
+libnvidia-ml1 driver
+libnvjitlink12 linker"
 }
 
 # bundle DIR FILE [OPTION…]
@@ -110,7 +130,18 @@ prerequisites() {
 
 # Where the driver and the PTX linker are, if the loader does not know.
 libraries() {
-    local path=$kit/lib dir linker
+    local path=$kit/lib dir linker version
+    if [ -d "$kit/userland" ]; then
+        path=$kit/userland/linker:$path
+        version=$(basename "$kit"/userland/driver/libcuda.so.[0-9]*.*)
+        version=${version#libcuda.so.}
+        if grep -qwF "$version" /proc/driver/nvidia/version 2>/dev/null; then
+            path=$kit/userland/driver:$path
+            say "the image's driver $version and the kernel's are the same: the report is about the image's libraries"
+        else
+            say "the kernel's driver is not the image's $version: of the image's libraries, only the linker is used"
+        fi
+    fi
     if ! ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'; then
         for dir in /usr/local/nvidia/lib64 /usr/local/nvidia/lib /usr/lib/wsl/lib; do
             [ ! -e "$dir/libcuda.so.1" ] || path+=:$dir

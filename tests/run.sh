@@ -48,13 +48,16 @@ plain_step "lints of the Ledger wallet" cargo clippy --package provisioning --fe
 plain_step "dependencies" tests/deny.sh
 # The tests start programs of other packages, and load the driver that is not there; cargo test alone builds neither.
 plain_step "programs" cargo build --workspace --locked
-# Tests named in_guest need a machine of their own, and get it in the step after.
-test_step "tests" cargo test --workspace --locked --no-fail-fast --all-targets -- --skip in_guest::
+# Tests named in_guest need a machine of their own, and get it in the step after; those named in_vm boot the image, which
+# takes minutes each: one of them is run below, all of them by tests/vm.sh.
+test_step "tests" cargo test --workspace --locked --no-fail-fast --all-targets -- --skip in_guest:: --skip in_vm::
 test_step "cgroup tests in the guest" tests/guest.sh --no-fail-fast --bin rig-runner -- in_guest::
 # Of the attacks those that cgroups stop; the others meet the same on any kernel, and the guest's processor is slow.
 test_step "jails and attacks in the guest" tests/guest.sh --no-fail-fast --test jail --test resources --test processes \
     --test storms -- --skip unpacking::
 test_step "one more attack in the guest" tests/guest.sh --no-fail-fast --test kernel -- attack_39
+# From the definition to a paid task: the image is built from the cache, written to a stick and booted once.
+test_step "a boot of the image" tests/vm.sh a_new_stick_boots_into_a_rig_that_earns
 test_step "documentation tests" cargo test --workspace --locked --no-fail-fast --doc
 
 passed=$(count passed)

@@ -75,8 +75,12 @@ missing_packages() {
     [ -x /usr/sbin/runc ] || echo runc
     [ -x /sbin/mke2fs ] || echo e2fsprogs
     has mkfs.erofs || echo erofs-utils
+    has veritysetup || echo cryptsetup-bin
     [ -x /usr/sbin/nft ] || echo nftables
     has qemu-system-x86_64 || echo qemu-system-x86
+    [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || echo ovmf
+    has mcopy || echo mtools
+    [ -x /usr/sbin/mkfs.vfat ] || echo dosfstools
     has swtpm || echo swtpm
     has swtpm_setup || echo swtpm-tools
     has strace || echo strace

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use image::vm::EMULATED_PROCESSOR;
 use thiserror::Error;
 
 pub use payload::{Payload, quoted};
@@ -23,10 +24,6 @@ const PROCESSORS: &str = "2";
 
 /// Memory of the guest. Jobs with limits of some hundred MiB must fit, and the host's other tests beside it.
 const MEMORY_MIB: &str = "2048";
-
-/// Everything that QEMU can emulate, less `cmpxchg16b`, whose emulation in QEMU 7.2 leaves a wrong flags register
-/// behind and so makes the kernel's allocator fault, and less five-level page tables, which cost time on every miss.
-const PROCESSOR: &str = "max,cx16=off,la57=off";
 
 /// The root is on NVMe because that driver is part of the kernel, which spares an initial RAM disk. Mitigations are of
 /// no use on an emulated processor. The kernel's words would tear the tests' lines apart, and a job's disk that goes is
@@ -196,7 +193,7 @@ impl Guest {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]);
-        command.args(["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR]);
+        command.args(["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", EMULATED_PROCESSOR]);
         command.args(["-smp", PROCESSORS, "-m", MEMORY_MIB, "-serial", "stdio"]);
         command.arg("-kernel").arg(self.disks.join("vmlinuz"));
         command.arg("-append").arg(format!("{KERNEL_PARAMETERS} rig.end={word}"));

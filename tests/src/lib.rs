@@ -6,11 +6,13 @@
 //! Read first: [`stage`] (a devnet with the SDK beside it), then [`sdk`] and [`registry`].
 #![forbid(unsafe_code)]
 
+pub mod booted;
 pub mod client;
 pub mod driver;
 pub mod gateway;
 pub mod guest;
 pub mod hardware;
+pub mod island;
 pub mod market;
 pub mod node;
 pub mod proxy;
@@ -18,4 +20,6 @@ pub mod registry;
 pub mod rig;
 pub mod sdk;
 pub mod stage;
+pub mod stick;
 pub mod teller;
+pub mod town;

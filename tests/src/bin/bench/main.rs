@@ -15,6 +15,8 @@ mod handshake;
 
 mod identity;
 
+mod image;
+
 mod overhead;
 
 mod catch_up;
@@ -28,6 +30,8 @@ enum Bench {
     Work,
     /// The key: signing, starting, TLS handshakes, size and memory of the signer.
     Identity,
+    /// The image: its size, its boots beside those of a plain Debian, its memory, its build.
+    Image,
 }
 
 /// Benches of the rig, in release builds.
@@ -50,21 +54,25 @@ pub(crate) struct Figure {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = runtime.context("start the runtime").and_then(|runtime| {
-        let figures = match arguments.bench {
-            Bench::Work => runtime.block_on(work())?,
-            Bench::Identity => runtime.block_on(identity::measure())?,
-        };
-        show(arguments.bench, &figures, arguments.json);
-        Ok(())
-    });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match figures(arguments.bench) {
+        Ok(figures) => {
+            show(arguments.bench, &figures, arguments.json);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn figures(bench: Bench) -> Result<Vec<Figure>> {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime");
+    match bench {
+        Bench::Work => runtime()?.block_on(work()),
+        Bench::Identity => runtime()?.block_on(identity::measure()),
+        // It leaves the world before it makes a runtime.
+        Bench::Image => image::measure(),
     }
 }
 

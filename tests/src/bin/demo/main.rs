@@ -1,6 +1,7 @@
 //! The main job, shown: a client that others wrote publishes tasks, a rig without Docker runs them, its owner is paid.
 
 mod bundles;
+mod vm;
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -45,9 +46,25 @@ struct Arguments {
     /// What the rig's key is bound to: B, a TPM, which is a real emulator here; or N, the parts of a machine without one.
     #[arg(long, value_name = "TIER", default_value = "B")]
     tier: Tier,
-    /// Leave the rig's folder and print where it is.
+    /// Leave the rig's folder and print where it is; with --vm, leave the stick.
     #[arg(long)]
     keep: bool,
+    /// Boot the image itself in a virtual machine, from a stick, as the owner of a new one does.
+    #[arg(long, conflicts_with_all = ["compose", "tier"])]
+    vm: bool,
+    /// One source, one boot, one task.
+    #[arg(long, requires = "vm")]
+    short: bool,
+    /// The raw image to boot; built when absent.
+    #[arg(long, value_name = "RAW", requires = "vm")]
+    image: Option<PathBuf>,
+    /// The vendor's key that its manifest is checked with; target/image/keys/release.pub when absent, and no key if that
+    /// is not there.
+    #[arg(long, value_name = "FILE", requires = "vm")]
+    key: Option<PathBuf>,
+    /// Where the programs are that the image is built with; a release build when absent.
+    #[arg(long, value_name = "DIR", requires = "vm", conflicts_with = "image")]
+    programs: Option<PathBuf>,
 }
 
 /// The tiers that any machine can show.
@@ -80,8 +97,7 @@ struct Devnet {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = runtime.context("start the runtime").and_then(|runtime| runtime.block_on(run(&arguments)));
+    let done = if arguments.vm { vm::run(&arguments) } else { run_here(&arguments) };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -89,6 +105,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_here(arguments: &Arguments) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(run(arguments))
 }
 
 async fn run(arguments: &Arguments) -> Result<()> {

@@ -1,0 +1,162 @@
+//! What the image costs: bytes, seconds from power-on, memory, and the time to build it; beside a plain Debian of the same
+//! release with the same kernel, booted in turns in the same run.
+//!
+//! The processor is emulated, so only the two columns of boots may be compared, not either with a real machine.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use image::vm::{Firmware, Machine};
+use serde_json::Value;
+use testbed::booted::{Booted, Hardware, ROOT_IS_READY};
+use testbed::island;
+use testbed::rig::binary;
+use testbed::stick::{SMALLEST_BYTES, Stick};
+use testbed::town::Town;
+
+use crate::{Figure, say};
+
+/// Boots of each.
+const BOOTS: usize = 5;
+
+/// What the plain Debian shows on the serial port when it is up.
+const LOGIN: &str = "stock login:";
+
+/// Longest time for one boot.
+const BOOT_WITHIN: Duration = Duration::from_secs(900);
+
+/// What a start leaves running ends within this; then memory is looked at.
+const SETTLES: Duration = Duration::from_secs(30);
+
+/// How long a guest may take to say how much memory it uses.
+const MEMORY_WITHIN: Duration = Duration::from_secs(60);
+
+const EMULATED: &str = "an emulated core";
+
+/// All figures. Builds the image unless RIG_VM_IMAGE names one; RIG_BENCH_STOCK names the plain Debian's disk.
+pub(crate) fn measure() -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let image = match std::env::var_os("RIG_VM_IMAGE") {
+        Some(image) => PathBuf::from(image),
+        None => {
+            say("building the image");
+            let (image, built) = build()?;
+            figures.extend(built);
+            image
+        }
+    };
+    let stock = std::env::var_os("RIG_BENCH_STOCK").map(PathBuf::from).context("RIG_BENCH_STOCK names no disk")?;
+    figures.push(figure("the image's file, holes not counted", "MiB", vec![held_mib(&image)?], "bytes on the disk"));
+    figures.push(figure("the plain Debian's, the same", "MiB", vec![held_mib(&stock)?], "bytes on the disk"));
+    island::enter()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    figures.extend(runtime.block_on(boots(&image, &stock))?);
+    Ok(figures)
+}
+
+/// Builds it, and tells the time of each step and the size of each file and component.
+fn build() -> Result<(PathBuf, Vec<Figure>)> {
+    let began = Instant::now();
+    let output = Command::new(binary("rig")?)
+        .args(["image", "build", "--json"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "rig image build failed: {}", String::from_utf8_lossy(&output.stdout));
+    let took = began.elapsed().as_secs_f64();
+    let built: Value = serde_json::from_slice(&output.stdout).context("what rig image build says")?;
+    let mut figures =
+        vec![figure("building the image, packages in the cache", "s", vec![took], "this machine's cores")];
+    for step in built["steps"].as_array().map_or(&[][..], Vec::as_slice) {
+        let what = format!("  step {}", step["step"].as_str().unwrap_or_default());
+        let ms = step["elapsed_ms"].as_f64().unwrap_or_default();
+        figures.push(figure(&what, "s", vec![ms / 1e3], "this machine's cores"));
+    }
+    for (kind, name) in [("files", "file"), ("root", "in the root, unpacked:")] {
+        for (what, bytes) in built[kind].as_object().into_iter().flatten() {
+            let mib = bytes.as_f64().unwrap_or_default() / f64::from(1 << 20);
+            figures.push(figure(&format!("  {name} {what}"), "MiB", vec![mib], "bytes"));
+        }
+    }
+    let raw = built["raw"].as_str().with_context(|| format!("{built} names no raw image"))?;
+    Ok((raw.into(), figures))
+}
+
+async fn boots(image: &Path, stock: &Path) -> Result<Vec<Figure>> {
+    let dir = tempfile::TempDir::with_prefix_in("bench-", target())?;
+    let town = Town::build().await?;
+    let stick = Stick::write(image, &dir.path().join("stick.raw"), SMALLEST_BYTES)?;
+    stick.put("rig.toml", &town.settings()?)?;
+    let hardware = Hardware::new(&dir.path().join("machine"))?;
+    say("the first start, which makes state and key");
+    let booted = hardware.boot(&stick)?;
+    booted.wait_page().await?;
+    let first = booted.elapsed().as_secs_f64();
+    booted.power_off()?;
+    let (mut root, mut page, mut used) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut login, mut stock_used) = (Vec::new(), Vec::new());
+    for boot in 1..=BOOTS {
+        say(&format!("boot {boot} of {BOOTS}, each"));
+        let mut machine = hardware.machine(&stick)?;
+        machine.disk.is_snapshot = true;
+        let booted = Booted::start(&machine)?;
+        booted.wait_page().await?;
+        page.push(booted.elapsed().as_secs_f64());
+        root.extend(booted.running.console().shown(ROOT_IS_READY).map(|at| at.as_secs_f64()));
+        tokio::time::sleep(SETTLES).await;
+        used.push(used_mib(&booted.running)?);
+        drop(booted);
+        let (at, mib) = boot_stock(stock, dir.path()).await?;
+        login.push(at);
+        stock_used.push(mib);
+    }
+    let mut figures = vec![figure("first start to the status page", "s", vec![first], EMULATED)];
+    if !root.is_empty() {
+        figures.push(figure("power-on to the verified root", "s", root, EMULATED));
+    }
+    figures.extend([
+        figure("power-on to the status page: the rig is up", "s", page, EMULATED),
+        figure("plain Debian: power-on to the login prompt", "s", login, EMULATED),
+        figure("memory used, idle, all of the rig's programs", "MiB", used, "resident, caches left out; 1 GiB machine"),
+        figure(
+            "plain Debian: memory used, idle, no rig",
+            "MiB",
+            stock_used,
+            "resident, caches left out; 1 GiB machine",
+        ),
+    ]);
+    Ok(figures)
+}
+
+/// Seconds to the login, and memory used after that.
+async fn boot_stock(stock: &Path, dir: &Path) -> Result<(f64, f64)> {
+    let mut machine = Machine::new(stock, Firmware::ovmf(&dir.join("stock.fd"))?);
+    machine.disk.is_snapshot = true;
+    machine.tpm = Some(dir.join("stock-tpm"));
+    let running = machine.start()?;
+    let at = running.wait_for(LOGIN, BOOT_WITHIN)?.as_secs_f64();
+    tokio::time::sleep(SETTLES).await;
+    Ok((at, used_mib(&running)?))
+}
+
+fn used_mib(running: &image::vm::Running) -> Result<f64> {
+    let memory = running.memory(MEMORY_WITHIN)?;
+    Ok(f64::from(u32::try_from((memory.total - memory.available) / 1024)?) / 1024.0)
+}
+
+/// What a file with holes takes up.
+fn held_mib(path: &Path) -> Result<f64> {
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path)?);
+    Ok(f64::from(u32::try_from(blocks)?) / 2048.0)
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("RIG_VM_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
+fn figure(what: &str, unit: &'static str, samples: Vec<f64>, bound: &'static str) -> Figure {
+    Figure { what: what.to_owned(), unit, samples, bound }
+}

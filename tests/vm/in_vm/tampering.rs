@@ -1,0 +1,150 @@
+//! One bit is turned around on the stick. What it belongs to must not run.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use image::vm::{End, VmError};
+use testbed::booted::ROOT_IS_READY;
+use testbed::stick::Stick;
+
+use crate::lab::{Lab, row};
+
+/// A boot that goes nowhere is given up after this: longer than a good one needs to its page.
+const GIVEN_UP: Duration = Duration::from_secs(300);
+
+/// The size of a block of the root and of its tree.
+const BLOCK: u64 = 4096;
+
+/// What became of a tampered stick.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// Something asked for a reset: the first process, or the kernel at a bad block.
+    Reset,
+    /// The firmware or the loader stayed where it was.
+    Stuck,
+}
+
+#[test]
+fn a_changed_bit_in_the_first_program_resets_the_machine() {
+    row("a bit of systemd's program in the root", async |lab| {
+        tampered(lab, |stick| {
+            let root = stick.place("rig-root-a")?;
+            stick.flip(root.at + program_at(stick, "/usr/lib/systemd/systemd")? + 100)
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_changed_bit_in_the_roots_superblock_resets_the_machine() {
+    row("a bit of the root's superblock", async |lab| {
+        tampered(lab, |stick| stick.flip(stick.place("rig-root-a")?.at + 1024 + 16)).await
+    });
+}
+
+#[test]
+fn a_changed_bit_in_the_tree_of_hashes_resets_the_machine() {
+    row("a bit of the tree of hashes", async |lab| {
+        tampered(lab, |stick| stick.flip(stick.place("rig-verity-a")?.at + BLOCK + 8)).await
+    });
+}
+
+#[test]
+fn a_changed_bit_in_veritys_superblock_resets_the_machine() {
+    row("a bit of verity's salt", async |lab| {
+        // Superblock version 1: the salt is at byte 88.
+        tampered(lab, |stick| stick.flip(stick.place("rig-verity-a")?.at + 90)).await
+    });
+}
+
+#[test]
+fn another_root_hash_on_the_command_line_finds_no_root() {
+    row("a digit of the root hash in the kernel image", async |lab| {
+        tampered(lab, |stick| {
+            let name = kernel_image(stick)?;
+            let mut bytes = stick.read_from("rig-esp", &name)?;
+            let found = find(&bytes, b"roothash=").context("the command line has a root hash")?;
+            let digit = &mut bytes[found + 9];
+            *digit = if *digit == b'0' { b'1' } else { b'0' };
+            stick.put_on("rig-esp", &name, &bytes)
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_stick_without_its_second_partition_table_still_boots() {
+    row("the backup partition table destroyed", async |lab| {
+        let settled = lab.settled().await?;
+        let end = std::fs::metadata(settled.stick.path())?.len();
+        settled.stick.overwrite(end - 512, &[0; 512])?;
+        let took = crate::lab::comes_up_as(settled.hardware.boot(&settled.stick)?, settled.rig).await?;
+        Ok(format!("same rig, page after {took} s"))
+    });
+}
+
+#[test]
+fn a_stick_without_its_first_partition_table_still_boots() {
+    row("the primary partition table destroyed", async |lab| {
+        let settled = lab.settled().await?;
+        settled.stick.overwrite(512, &[0; 512])?;
+        let took = crate::lab::comes_up_as(settled.hardware.boot(&settled.stick)?, settled.rig).await?;
+        Ok(format!("same rig, page after {took} s"))
+    });
+}
+
+async fn tampered(lab: &Lab, tamper: impl FnOnce(&Stick) -> Result<()>) -> Result<String> {
+    let settled = lab.settled().await?;
+    tamper(&settled.stick)?;
+    let (fate, seconds) = fate(&settled.hardware.boot_once(&settled.stick)?).await?;
+    match fate {
+        Fate::Reset => Ok(format!("reset after {seconds} s, before there was a page")),
+        Fate::Stuck => Ok(format!("not run by the firmware or the loader, looked at for {seconds} s")),
+    }
+}
+
+/// Follows a boot that must not succeed. Errors: it does.
+pub(crate) async fn fate(booted: &testbed::booted::Booted) -> Result<(Fate, u64)> {
+    let running = &booted.running;
+    let outcome = running.wait_for("no machine says this", GIVEN_UP);
+    let seconds = booted.elapsed().as_secs();
+    let was_up = running.console().shown(ROOT_IS_READY).is_some();
+    if let Ok(face) = booted.face().await {
+        anyhow::bail!("it came up: {face}");
+    }
+    match outcome {
+        Err(VmError::Ended { end: End::Reset, .. }) => Ok((Fate::Reset, seconds)),
+        Err(VmError::NotShown { .. }) => {
+            ensure!(!was_up, "the root was mounted: {}", running.console().tail());
+            Ok((Fate::Stuck, seconds))
+        }
+        other => anyhow::bail!("{other:?}"),
+    }
+}
+
+/// The only kernel image on the stick, as a path.
+pub(crate) fn kernel_image(stick: &Stick) -> Result<String> {
+    let names = stick.list("rig-esp", "EFI/Linux")?;
+    let name =
+        names.iter().find(|name| name.ends_with(".efi")).with_context(|| format!("no kernel image: {names:?}"))?;
+    Ok(format!("EFI/Linux/{name}"))
+}
+
+pub(crate) fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes.windows(pattern.len()).position(|window| window == pattern)
+}
+
+/// Where the first block of a file's content lies in the root, in bytes; erofs-utils know.
+fn program_at(stick: &Stick, path: &str) -> Result<u64> {
+    let root = stick.place("rig-root-a")?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), stick.bytes(root.at, usize::try_from(root.bytes)?)?)?;
+    let told = Command::new("dump.erofs").args(["-e", &format!("--path={path}")]).arg(file.path()).output()?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    // `   0:        0..   65535 |   65536 :   12345678..  12398765 |   53087`
+    let extent = told.lines().find(|line| line.trim_start().starts_with("0:"));
+    let physical = extent.and_then(|line| line.split('|').nth(1)?.split(':').nth(1)?.split("..").next());
+    let at = physical.and_then(|number| number.trim().parse().ok());
+    at.with_context(|| format!("dump.erofs says nothing of where {path} lies: {told}"))
+}
