@@ -174,6 +174,10 @@ fn scratched() -> impl Strategy<Value = Vec<u8>> {
     scratches.prop_map(|scratches| {
         let mut bytes = owned().into_bytes();
         for (at, byte, how) in scratches {
+            // All of it may have been taken away.
+            if bytes.is_empty() {
+                break;
+            }
             let at = at.index(bytes.len());
             match how {
                 0 => bytes[at] = byte,
