@@ -25,10 +25,15 @@ binary=$(cargo test --quiet --locked -p testbed --test vm --no-run --message-for
     sed -n 's/.*"executable":"\([^"]*\/vm-[^"]*\)".*/\1/p' | tail -n 1)
 [ -x "$binary" ] || fail "the rows were not built"
 
-# build_image NAME OPTIONS…: builds an image, and prints where its raw disk is.
+# build_image NAME OPTIONS…: builds an image, and prints where its raw disk is. Debian's mirrors drop packages that were
+# replaced; then the newest are tested, and it is time for `rig image lock`.
 build_image() {
-    "$built/debug/rig" image build --json --programs "$RIG_VM_DIR/programs" --out "$RIG_VM_DIR/$1" "${@:2}" |
-        sed -n 's/.*"raw":"\([^"]*\)".*/\1/p'
+    local image=("$built/debug/rig" image build --json --programs "$RIG_VM_DIR/programs" --out "$RIG_VM_DIR/$1" "${@:2}") said
+    if ! said=$("${image[@]}"); then
+        printf '%s\nvm: NOT the locked packages: trying the newest ones\n' "$said" >&2
+        said=$("${image[@]}" --renew) || return 1
+    fi
+    sed -n 's/.*"raw":"\([^"]*\)".*/\1/p' <<<"$said"
 }
 
 mapfile -t rows < <("$binary" --list | sed -n 's/^\(in_vm::.*\): test$/\1/p')
