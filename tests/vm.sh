@@ -107,7 +107,7 @@ if [ "$#" -eq 0 ]; then
     {
         printf '# Boots of the image\n\n'
         printf 'Written by `tests/vm.sh`. Each row is a real boot, or several, in QEMU with UEFI firmware and a TPM\n'
-        printf 'emulator. The processor is emulated, so times are about ten times those of a real one.\n\n'
+        printf 'emulator. The processor is emulated, so times are several times those of a real one.\n\n'
         printf '| row | result | what was seen | seconds |\n|---|---|---|---|\n'
         cat "$lines"
     } >"$report"
