@@ -12,6 +12,7 @@ use std::sync::Mutex;
 
 use thiserror::Error;
 
+use crate::file::{FileError, failed};
 use crate::lock::LockedPackage;
 use crate::mirrors::Mirrors;
 use crate::release_manifest::digest_of;
@@ -35,13 +36,8 @@ pub struct Archive {
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the words of each are its documentation")]
 pub enum ArchiveError {
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("start {APT_HELPER}, which fetches packages; install the Debian package apt")]
     Start(#[source] io::Error),
     #[error(
@@ -185,11 +181,6 @@ impl Archive {
 /// SHA-256 of the file at `path`, in lower-case hex.
 fn sha256(path: &Path) -> io::Result<String> {
     File::open(path).and_then(|mut file| digest_of(&mut file)).map(|(_, digest)| digest.to_string())
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArchiveError {
-    let path = path.to_owned();
-    move |source| ArchiveError::File { action, path, source }
 }
 
 #[cfg(test)]

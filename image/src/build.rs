@@ -28,6 +28,7 @@ use crate::definition::{Definition, DefinitionError};
 use crate::disk::{self, DiskError};
 use crate::erofs::{self, PackError};
 use crate::esp::{Fat, FatBuildError, boot_files};
+use crate::file::{FileError, failed};
 use crate::initrd;
 use crate::keys::{Keys, KeysError};
 use crate::lock::{Lock, LockError, LockedPackage};
@@ -149,13 +150,8 @@ pub enum BuildError {
     Crates(#[from] CratesError),
     #[error("the manifest")]
     Manifest(#[from] ReadError),
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{what} has {bytes} bytes, and its budget is {budget_mib} MiB; see [budgets] in the definition")]
     Budget { what: &'static str, bytes: u64, budget_mib: u64 },
     #[error("sectors of {0} bytes: disks have 512 or 4096")]
@@ -552,7 +548,7 @@ fn beside(out: &Path, what: &str) -> Result<PathBuf, BuildError> {
 }
 
 fn make_folder(path: &Path) -> Result<(), BuildError> {
-    fs::create_dir_all(path).map_err(failed("make", path))
+    Ok(fs::create_dir_all(path).map_err(failed("make", path))?)
 }
 
 fn within(what: &'static str, file: &Path, budget_mib: u64) -> Result<(), BuildError> {
@@ -561,9 +557,4 @@ fn within(what: &'static str, file: &Path, budget_mib: u64) -> Result<(), BuildE
         true => Err(BuildError::Budget { what, bytes, budget_mib }),
         false => Ok(()),
     }
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BuildError {
-    let path = path.to_owned();
-    move |source| BuildError::File { action, path, source }
 }

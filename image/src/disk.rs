@@ -16,6 +16,7 @@ use layout::parts::{
 use layout::verity::RootHash;
 use thiserror::Error;
 
+use crate::file::{FileError, failed};
 use crate::workshop::{Workshop, WorkshopError};
 
 /// Copied at once; the smallest hole that is kept.
@@ -50,13 +51,8 @@ pub struct Parts<'a> {
 pub enum DiskError {
     #[error("write the partition table")]
     Workshop(#[from] WorkshopError),
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("read back the partition table")]
     Table(#[from] GptError),
     #[error("the partition {0} is not where it should be; is sfdisk of another kind?")]
@@ -194,12 +190,7 @@ pub fn pack(raw: &Path, to: &Path) -> Result<(), DiskError> {
             empty = Some(bytes);
         }
     }
-    packed.flush().map_err(failed("write", to))
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
-    let path = path.to_owned();
-    move |source| DiskError::File { action, path, source }
+    Ok(packed.flush().map_err(failed("write", to))?)
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::file::{FileError, failed};
 use crate::keys::Keys;
 use crate::workshop::{Workshop, WorkshopError};
 
@@ -42,13 +42,8 @@ pub enum FatBuildError {
         #[source]
         source: Box<WorkshopError>,
     },
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error(
         "{label} holds {bytes} bytes, more than nine tenths of its {room}: an update could not be written beside it"
     )]
@@ -151,9 +146,4 @@ fn touch(folder: &Path, epoch: u64) -> Result<(), FatBuildError> {
         file.set_times(FileTimes::new().set_accessed(time).set_modified(time)).map_err(failed("touch", &path))?;
     }
     Ok(())
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FatBuildError {
-    let path = path.to_owned();
-    move |source| FatBuildError::File { action, path, source }
 }

@@ -17,6 +17,7 @@ pub mod definition;
 pub mod disk;
 pub mod erofs;
 pub mod esp;
+pub mod file;
 mod glob;
 pub mod initrd;
 pub mod keys;

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
+use crate::file::{FileError, failed};
 use crate::lock::{Lock, LockError};
 use crate::unpack::{UnpackError, unpack};
 use crate::workshop::{Workshop, WorkshopError};
@@ -52,13 +52,8 @@ struct Module {
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the words of each are its documentation")]
 pub enum ModulesError {
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the kernel's package")]
     Lock(#[from] LockError),
     #[error("the kernel's package")]
@@ -279,11 +274,6 @@ fn name_of(file: &str) -> String {
 
 fn plain_name(name: &str) -> String {
     name.replace('-', "_")
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ModulesError {
-    let path = path.to_owned();
-    move |source| ModulesError::File { action, path, source }
 }
 
 #[cfg(test)]

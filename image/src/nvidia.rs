@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
 use crate::definition::{Definition, DefinitionError};
+use crate::file::{FileError, failed};
 use crate::keys::Pair;
 use crate::lock::{Lock, LockError, LockedPackage};
 use crate::unpack::{UnpackError, unpack};
@@ -125,13 +126,8 @@ pub enum NvidiaError {
         #[source]
         source: SignatureError,
     },
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 // === impl Driver ===
@@ -177,7 +173,7 @@ impl Driver {
             let renamed = built.and_then(|()| match fs::rename(coming.join("built"), &kept) {
                 // Somebody else built the same at the same time.
                 Err(_) if kept.is_dir() => Ok(()),
-                renamed => renamed.map_err(failed("rename", &kept)),
+                renamed => Ok(renamed.map_err(failed("rename", &kept))?),
             });
             clear(&coming)?;
             renamed?;
@@ -328,14 +324,9 @@ fn upstream(version: &str) -> &str {
 
 fn clear(folder: &Path) -> Result<(), NvidiaError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", folder)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", folder)(error).into()),
         _ => Ok(()),
     }
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NvidiaError {
-    let path = path.to_owned();
-    move |source| NvidiaError::File { action, path, source }
 }
 
 #[cfg(test)]

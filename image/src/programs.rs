@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
+use crate::file::{FileError, failed};
 use crate::workshop::{Workshop, WorkshopError};
 
 /// Crate and program, for the root.
@@ -58,13 +59,8 @@ pub enum ProgramsError {
     Build(String),
     #[error("{} is missing; --programs names a folder with {wanted}", path.display())]
     Missing { path: PathBuf, wanted: String },
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("strip the rig's programs")]
     Workshop(#[from] WorkshopError),
 }
@@ -182,11 +178,6 @@ fn cargo(repository: &Path, target: &Path, arguments: &[&str], more: &[&str]) ->
     }
     let tail = &done.stderr[done.stderr.len().saturating_sub(COMPLAINT_BYTES_MAX)..];
     Err(ProgramsError::Build(String::from_utf8_lossy(tail).trim().to_owned()))
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ProgramsError {
-    let path = path.to_owned();
-    move |source| ProgramsError::File { action, path, source }
 }
 
 #[cfg(test)]

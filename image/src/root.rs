@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
 use crate::definition::{Definition, DefinitionError, Trim};
+use crate::file::{FileError, failed};
 use crate::glob::is_match;
 use crate::lock::{Lock, LockError};
 use crate::unpack::{UnpackError, unpack};
@@ -55,13 +56,8 @@ pub struct Parts<'a> {
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the words of each are its documentation")]
 pub enum RootError {
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the root's definition")]
     Definition(#[from] DefinitionError),
     #[error("the root's packages")]
@@ -299,7 +295,7 @@ fn write(root: &Path, inside: &str, content: &[u8]) -> Result<(), RootError> {
     if path.symlink_metadata().is_ok() {
         fs::remove_file(&path).map_err(failed("replace", &path))?;
     }
-    fs::write(&path, content).map_err(failed("write", &path))
+    Ok(fs::write(&path, content).map_err(failed("write", &path))?)
 }
 
 fn link(root: &Path, inside: &str, to: &str) -> Result<(), RootError> {
@@ -307,7 +303,7 @@ fn link(root: &Path, inside: &str, to: &str) -> Result<(), RootError> {
     if path.symlink_metadata().is_ok() {
         fs::remove_file(&path).map_err(failed("replace", &path))?;
     }
-    symlink(to, &path).map_err(failed("make", &path))
+    Ok(symlink(to, &path).map_err(failed("make", &path))?)
 }
 
 /// Removes folders that hold nothing, but for those that something is mounted on.
@@ -323,11 +319,6 @@ fn prune(root: &Path, folder: &Path) -> io::Result<bool> {
         return Ok(true);
     }
     Ok(false)
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RootError {
-    let path = path.to_owned();
-    move |source| RootError::File { action, path, source }
 }
 
 #[cfg(test)]

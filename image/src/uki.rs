@@ -5,12 +5,12 @@
 //! file (the signatures are deterministic).
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use layout::verity::RootHash;
 use thiserror::Error;
 
+use crate::file::{FileError, failed};
 use crate::keys::Keys;
 use crate::sign::{SignError, uki as sign};
 use crate::workshop::{Workshop, WorkshopError};
@@ -48,13 +48,8 @@ pub struct Parts<'a> {
 pub enum UkiBuildError {
     #[error("put the kernel image together")]
     Workshop(#[from] WorkshopError),
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("sign {name}")]
     Sign {
         name: &'static str,
@@ -117,9 +112,4 @@ fn signed(from: &Path, to: &Path, name: &'static str, keys: &Keys) -> Result<Pat
     let bytes = sign(keys, &bytes).map_err(|source| UkiBuildError::Sign { name, source })?;
     fs::write(to, bytes).map_err(failed("write", to))?;
     Ok(to.to_owned())
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UkiBuildError {
-    let path = path.to_owned();
-    move |source| UkiBuildError::File { action, path, source }
 }

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
+use crate::file::{FileError, failed};
 use crate::lock::{Lock, LockError, LockedPackage};
 use crate::namespace::{NamespaceError, within};
 use crate::unpack::{UnpackError, unpack};
@@ -44,13 +45,8 @@ pub enum WorkshopError {
     Archive(#[from] ArchiveError),
     #[error("the workshop's packages")]
     Unpack(#[from] UnpackError),
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the workshop's mounts")]
     Namespace(#[from] NamespaceError),
     #[error("start {program} in the workshop")]
@@ -196,9 +192,4 @@ fn finish(root: &Path) -> io::Result<()> {
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/w:/usr/bin/sh\nnobody:x:65534:65534:nobody:/:/\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkshopError {
-    let path = path.to_owned();
-    move |source| WorkshopError::File { action, path, source }
 }

@@ -8,7 +8,6 @@
 //! Invariants: nothing but `work` and the cache is written; the machine has no network and ends with the trial.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use super::{Driver, Module, NvidiaError, SignatureError, signed};
 use crate::archive::Archive;
 use crate::definition::{Definition, DefinitionError};
 use crate::esp::{Fat, FatBuildError, boot_files};
+use crate::file::{FileError, failed};
 use crate::initrd;
 use crate::keys::{Keys, KeysError, Pair, PairError};
 use crate::modules::{Kernel, ModulesError};
@@ -90,13 +90,8 @@ pub enum TrialError {
     Fat(#[from] FatBuildError),
     #[error("the machine")]
     Machine(#[from] VmError),
-    #[error("{action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("it did not show that {0}")]
     Unshown(String),
     #[error("{}", UNEXPECTED.1)]
@@ -198,11 +193,6 @@ fn judge(console: &str) -> Result<Vec<String>, TrialError> {
         line.ok_or_else(|| TrialError::Unshown(meaning.to_owned()))
     };
     EXPECTED.into_iter().map(shown).collect()
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TrialError {
-    let path = path.to_owned();
-    move |source| TrialError::File { action, path, source }
 }
 
 #[cfg(test)]
