@@ -1,8 +1,8 @@
 //! What a person or the journal gets to read.
 //!
-//! The kernel's log keeps everything, with the time; a quiet console shows none of it. So what stops a start goes to
-//! every console by itself, and before it all that was not as it should be: the screen is often the only thing of a rig
-//! that anybody sees.
+//! The kernel's log keeps everything, with the time; a quiet console shows none of it. So the first and the last word go
+//! to every console, and so does what stops a start, after all that was not as it should be: the screen is often the only
+//! thing of a rig that anybody sees.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -24,6 +24,12 @@ pub(crate) fn note(line: &str) {
     log(5, line);
 }
 
+/// Keeps `line` in the kernel's log, and writes it to every console: how far a start has come.
+pub(crate) fn tell(line: &str) {
+    log(5, line);
+    on_every_console(&on_console(line));
+}
+
 /// Keeps `line` in the kernel's log: something that is not as it should be, and the start goes on.
 pub(crate) fn warn(line: &str) {
     log(4, line);
@@ -39,12 +45,16 @@ pub(crate) fn show(line: &str) {
     log(3, line);
     let warnings = std::mem::take(&mut *WARNINGS.lock().unwrap_or_else(PoisonError::into_inner));
     let text: String = warnings.iter().map(String::as_str).chain([line]).map(on_console).collect();
+    on_every_console(&text);
+}
+
+fn on_every_console(text: &str) {
     let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
     for name in active.split_ascii_whitespace().filter(|name| !name.contains('/')).take(CONSOLES_MAX) {
-        write_to(&format!("/dev/{name}"), &text);
+        write_to(&format!("/dev/{name}"), text);
     }
     if active.trim().is_empty() {
-        write_to("/dev/console", &text);
+        write_to("/dev/console", text);
     }
 }
 

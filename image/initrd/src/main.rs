@@ -61,7 +61,7 @@ fn start() -> Result<Infallible, Fault> {
     machine::mount_kernel_file_systems()?;
     let line = machine::command_line()?;
     let wanted = Wanted::parse(&line)?;
-    console::note("start");
+    console::tell("start");
 
     let mut watchdog = watchdog::Watchdog::default();
     let modules = machine::load_modules(&mut watchdog);
@@ -83,7 +83,7 @@ fn start() -> Result<Infallible, Fault> {
 
     tpm::measure(Phase::LeaveInitrd);
     watchdog.feed();
-    console::note("root is ready");
+    console::tell("root is ready");
     Ok(root::hand_over()?)
 }
 
