@@ -292,15 +292,15 @@ impl SectorBytes {
 // === impl Firmware ===
 
 impl Firmware {
-    /// Debian's OVMF without Secure Boot; its variables are those of `variables`, which is made from Debian's empty ones
-    /// if it is not there.
+    /// Debian's OVMF with Secure Boot whose variables nothing guards, in setup mode: a loader that enrols keys switches it
+    /// on. The variables are those of `variables`, which is made from Debian's empty ones if it is not there.
     ///
     /// Errors: the package `ovmf` is not installed, or the file cannot be made.
     pub fn ovmf(variables: &Path) -> Result<Firmware, VmError> {
         Firmware::of(variables, "OVMF_CODE_4M.fd", false)
     }
 
-    /// Debian's OVMF with Secure Boot, in setup mode: no keys are enrolled until a loader or a person does it.
+    /// The same, with variables that only the firmware itself can write, by system management mode.
     ///
     /// Errors: as [`Firmware::ovmf`].
     pub fn ovmf_with_secure_boot(variables: &Path) -> Result<Firmware, VmError> {
