@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The image on hardware that moves, breaks, forgets and is tampered with: every row is a real boot in QEMU.
 #
-#   tests/vm.sh              all rows, one after the other; writes the table tests/reports/vm.md. Hours.
-#   tests/vm.sh WORD…        the rows whose names have one of the words; writes nothing.
+#   tests/vm.sh              all rows, one after the other; writes the table tests/reports/vm.md. Two hours.
+#   tests/vm.sh --again      the same, without the rows that passed before with the same image.
+#   tests/vm.sh WORD…        the rows whose names have one of the words; the table stays as it is.
 #
 # Needs root. The image is built from debug programs, unless RIG_VM_IMAGE (and RIG_VM_IMAGE_4K, for 4096-byte sectors)
 # name raw images. Sticks lie in RIG_VM_DIR, or target/vm: up to 4 GB, sparse. The last line is `N passed, N failed`.
@@ -36,11 +37,19 @@ build_image() {
     sed -n 's/.*"raw":"\([^"]*\)".*/\1/p' <<<"$said"
 }
 
+# Rows that are no test of the binary: the first process alone on every kind of disk, and flips that are not booted.
 mapfile -t rows < <("$binary" --list | sed -n 's/^\(in_vm::.*\): test$/\1/p')
-if [ "$#" -gt 0 ]; then
+rows+=(the_first_process_on_every_kind_of_disk flipped_bits_are_refused_by_the_code_that_boots two_builds_of_one_image)
+again=
+if [ "${1:-}" = --again ]; then
+    again=1
+    shift
+fi
+words=("$@")
+if [ "${#words[@]}" -gt 0 ]; then
     wanted=()
     for row in "${rows[@]}"; do
-        for word in "$@"; do
+        for word in "${words[@]}"; do
             if [[ $row == *"$word"* ]]; then wanted+=("$row"); break; fi
         done
     done
@@ -58,60 +67,73 @@ if [[ " ${rows[*]} " == *4096* ]] && [ -z "${RIG_VM_IMAGE_4K:-}" ]; then
     RIG_VM_IMAGE_4K=$(build_image image-4k --sector-size 4096)
 fi
 export RIG_VM_IMAGE RIG_VM_IMAGE_4K=${RIG_VM_IMAGE_4K:-}
+sum=$(sha256sum "$RIG_VM_IMAGE" | cut -d' ' -f1)
 
-passed=0
-failed=0
-lines=$RIG_VM_DIR/lines.md
-: >"$lines"
-rm -rf "$RIG_VM_DIR/rows"
-
-# line NAME SEEN SECONDS STATUS: one line of the table.
-line() {
-    printf '| %s | %s | %s | %s |\n' "$1" "$4" "$2" "$3" >>"$lines"
-    if [ "$4" = passed ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
-}
+# What each row came to with this image, a file each: the table's line.
+lines=$RIG_VM_DIR/lines/$sum
+mkdir -p "$lines"
 
 # A release is what it is built from: the same again, byte for byte.
-same_image_twice() {
-    local began=$SECONDS first second
-    [ -d "$RIG_VM_DIR/programs" ] || return 0
-    say "two builds of one image"
-    first=$(sha256sum "$RIG_VM_IMAGE" | cut -d' ' -f1)
-    second=$(build_image image-again)
-    second=$(sha256sum "$second" | cut -d' ' -f1)
+two_builds_of_one_image() {
+    local again
+    [ -d "$RIG_VM_DIR/programs" ] || fail "the image's programs are not in $RIG_VM_DIR/programs"
+    again=$(build_image image-again)
+    again=$(sha256sum "$again" | cut -d' ' -f1)
     rm -rf "$RIG_VM_DIR/image-again"
-    if [ "$first" = "$second" ]; then
-        line "two builds of one image" "both ${first:0:16}…" "$((SECONDS - began))" passed
-    else
-        line "two builds of one image" "${first:0:16}… and ${second:0:16}…" "$((SECONDS - began))" FAILED
-    fi
+    printf 'row: two builds of one image | %s and %s\n' "${sum:0:16}…" "${again:0:16}…"
+    [ "$again" = "$sum" ]
 }
 
-[ "$#" -gt 0 ] || same_image_twice
+the_first_process_on_every_kind_of_disk() {
+    cargo test --quiet --locked -p initrd --test boot -- in_vm:: || return 1
+    printf 'row: the first process alone | USB, NVMe, SATA, SD, virtio, 4096-byte sectors, torn table, two disks, watchdog\n'
+}
+
+flipped_bits_are_refused_by_the_code_that_boots() {
+    local said
+    RIG_IMAGE_DIR=$(dirname "$RIG_VM_IMAGE") cargo test --quiet --locked -p image --test tamper -- --nocapture \
+        no_flip_in_the_image_that_was_built | tee "$RIG_VM_DIR/flips.log"
+    [ "${PIPESTATUS[0]}" -eq 0 ] || return 1
+    said=$(grep --max-count=1 'flips' "$RIG_VM_DIR/flips.log")
+    printf 'row: bits flipped, judged without a boot | %s\n' "$said"
+}
+
+# run ROW: a process of its own for each: a row moves its thread into a network namespace.
+run() {
+    case $1 in
+        in_vm::*) "$binary" --exact "$1" --nocapture ;;
+        *) "$1" ;;
+    esac
+}
+
 for row in "${rows[@]}"; do
+    if [ -n "$again" ] && grep --quiet '| passed |' "$lines/$row" 2>/dev/null; then continue; fi
     began=$SECONDS
     say "${row##*::}"
-    # A process of its own for each: a row moves its thread into a network namespace.
-    "$binary" --exact "$row" --nocapture 2>&1 | tee "$RIG_VM_DIR/row.log"
+    run "$row" 2>&1 | tee "$RIG_VM_DIR/row.log"
     status=${PIPESTATUS[0]}
     seen=$(sed -n 's/^row: \(.*\) | \(.*\)$/\2/p' "$RIG_VM_DIR/row.log" | tail -n 1)
     name=$(sed -n 's/^row: \(.*\) | \(.*\)$/\1/p' "$RIG_VM_DIR/row.log" | tail -n 1)
-    if [ "$status" -eq 0 ]; then
-        line "${name:-${row##*::}}" "$seen" "$((SECONDS - began))" passed
-    else
-        line "${row##*::}" "see the log" "$((SECONDS - began))" FAILED
+    result=passed
+    if [ "$status" -ne 0 ]; then
+        result=FAILED
+        seen=${seen:-see the log}
     fi
+    printf '| %s | %s | %s | %s |\n' "${name:-${row##*::}}" "$result" "$seen" "$((SECONDS - began))" >"$lines/$row"
 done
 
-if [ "$#" -eq 0 ]; then
+table=$(cd "$lines" && cat "${rows[@]}")
+if [ "${#words[@]}" -eq 0 ]; then
     {
         printf '# Boots of the image\n\n'
         printf 'Written by `tests/vm.sh`. Each row is a real boot, or several, in QEMU with UEFI firmware and a TPM\n'
         printf 'emulator. The processor is emulated, so times are several times those of a real one.\n\n'
+        printf 'The image, of debug programs: `%s`.\n\n' "$sum"
         printf '| row | result | what was seen | seconds |\n|---|---|---|---|\n'
-        cat "$lines"
+        printf '%s\n' "$table"
     } >"$report"
 fi
-cat "$lines"
-printf '%d passed, %d failed\n' "$passed" "$failed"
+printf '%s\n' "$table"
+failed=$(grep --count '| FAILED |' <<<"$table")
+printf '%d passed, %d failed\n' "$((${#rows[@]} - failed))" "$failed"
 [ "$failed" -eq 0 ]

@@ -29,8 +29,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Longest time for one look.
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
-/// The last words of the first process before it hands over. They stand on the screen; on the serial port only if the
-/// image's command line makes that the console.
+/// The firmware has found the loader. OVMF says so.
+pub const LOADER_STARTS: &str = "BdsDxe: starting Boot";
+
+/// The first words of the first process: the kernel is up.
+pub const INIT_STARTS: &str = "rig-init: start";
+
+/// Its last words before it becomes systemd.
 pub const ROOT_IS_READY: &str = "rig-init: root is ready";
 
 /// Where a picture of the screen is put when a machine does not do what was waited for.

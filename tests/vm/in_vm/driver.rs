@@ -43,7 +43,5 @@ fn tried() -> Result<()> {
     let saw =
         format!("taken as signed, refused unsigned, a stranger's and changed; {}", lines.last().context("no words")?);
     println!("row: {ROW} | {saw}");
-    let rows = folder()?.join("rows");
-    fs::create_dir_all(&rows)?;
-    Ok(fs::write(rows.join(ROW), saw)?)
+    Ok(())
 }
