@@ -32,7 +32,7 @@ mcopy -i "$work/esp" "$root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" ::/EFI
 mcopy -i "$work/esp" "$root"/boot/vmlinuz-* ::/vmlinuz
 mcopy -i "$work/esp" "$root"/boot/initrd.img-* ::/initrd
 printf 'timeout 0\n' | mcopy -i "$work/esp" - ::/loader/loader.conf
-printf 'title stock\nlinux /vmlinuz\ninitrd /initrd\noptions root=LABEL=stock ro quiet console=tty0 console=ttyS0,115200\n' |
+printf 'title stock\nlinux /vmlinuz\ninitrd /initrd\noptions root=LABEL=stock ro quiet systemd.show_status=yes console=tty0 console=ttyS0,115200\n' |
     mcopy -i "$work/esp" - ::/loader/entries/stock.conf
 
 truncate -s "$((ESP_MIB + ROOT_MIB + 2))M" "$root/disk"

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use image::vm::{Firmware, Machine};
 use serde_json::Value;
-use testbed::booted::{Booted, Hardware, ROOT_IS_READY};
+use testbed::booted::{Booted, Hardware, INIT_STARTS, LOADER_STARTS, ROOT_IS_READY, SERVING_WITHIN};
 use testbed::island;
 use testbed::rig::binary;
 use testbed::stick::{SMALLEST_BYTES, Stick};
@@ -21,7 +21,10 @@ use crate::{Figure, say};
 /// Boots of each.
 const BOOTS: usize = 5;
 
-/// What the plain Debian shows on the serial port when it is up.
+/// What the plain Debian's systemd says first, on the serial port.
+const WELCOME: &str = "Welcome to";
+
+/// What the plain Debian shows there when it is up.
 const LOGIN: &str = "stock login:";
 
 /// Longest time for one boot.
@@ -84,61 +87,89 @@ fn build() -> Result<(PathBuf, Vec<Figure>)> {
     Ok((raw.into(), figures))
 }
 
+/// Seconds from power-on to each step, and memory used when all is quiet.
+#[derive(Debug, Default)]
+struct Samples {
+    loader: Vec<f64>,
+    init: Vec<f64>,
+    systemd: Vec<f64>,
+    page: Vec<f64>,
+    serving: Vec<f64>,
+    login: Vec<f64>,
+    used: Vec<f64>,
+}
+
 async fn boots(image: &Path, stock: &Path) -> Result<Vec<Figure>> {
     let dir = tempfile::TempDir::with_prefix_in("bench-", target())?;
     let town = Town::build().await?;
     let stick = Stick::write(image, &dir.path().join("stick.raw"), SMALLEST_BYTES)?;
     stick.put("rig.toml", &town.settings()?)?;
     let hardware = Hardware::new(&dir.path().join("machine"))?;
+    town.publish_source("FIRST_RESPONSE").await?;
     say("the first start, which makes state and key");
     let booted = hardware.boot(&stick)?;
-    booted.wait_page().await?;
+    let face = booted.wait_page().await?;
     let first = booted.elapsed().as_secs_f64();
+    town.pair(&face, SERVING_WITHIN)?;
+    booted.wait_serving(1).await?;
+    let earns = booted.elapsed().as_secs_f64();
     booted.power_off()?;
-    let (mut root, mut page, mut used) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut login, mut stock_used) = (Vec::new(), Vec::new());
+    let (mut rig, mut debian) = (Samples::default(), Samples::default());
     for boot in 1..=BOOTS {
         say(&format!("boot {boot} of {BOOTS}, each"));
         let mut machine = hardware.machine(&stick)?;
         machine.disk.is_snapshot = true;
-        let booted = Booted::start(&machine)?;
-        booted.wait_page().await?;
-        page.push(booted.elapsed().as_secs_f64());
-        root.extend(booted.running.console().shown(ROOT_IS_READY).map(|at| at.as_secs_f64()));
-        tokio::time::sleep(SETTLES).await;
-        used.push(used_mib(&booted.running)?);
-        drop(booted);
-        let (at, mib) = boot_stock(stock, dir.path()).await?;
-        login.push(at);
-        stock_used.push(mib);
+        boot_rig(&machine, &mut rig).await?;
+        let mut machine = Machine::new(stock, Firmware::ovmf(&dir.path().join("stock.fd"))?);
+        machine.disk.is_snapshot = true;
+        machine.tpm = Some(dir.path().join("stock-tpm"));
+        boot_stock(&machine, &mut debian).await?;
     }
-    let mut figures = vec![figure("first start to the status page", "s", vec![first], EMULATED)];
-    if !root.is_empty() {
-        figures.push(figure("power-on to the verified root", "s", root, EMULATED));
-    }
-    figures.extend([
-        figure("power-on to the status page: the rig is up", "s", page, EMULATED),
-        figure("plain Debian: power-on to the login prompt", "s", login, EMULATED),
-        figure("memory used, idle, all of the rig's programs", "MiB", used, "resident, caches left out; 1 GiB machine"),
-        figure(
-            "plain Debian: memory used, idle, no rig",
-            "MiB",
-            stock_used,
-            "resident, caches left out; 1 GiB machine",
-        ),
-    ]);
-    Ok(figures)
+    let seconds = |what: &str, samples| figure(what, "s", samples, EMULATED);
+    let memory = |what: &str, samples| figure(what, "MiB", samples, "resident, caches left out; 1 GiB machine");
+    Ok(vec![
+        seconds("first start to the status page", vec![first]),
+        seconds("first start to a rig that serves a source: paired, registered", vec![earns]),
+        seconds("power-on to the loader", rig.loader),
+        seconds("plain Debian, the same", debian.loader),
+        seconds("power-on to the kernel's first process", rig.init),
+        seconds("power-on to systemd, in the verified root", rig.systemd),
+        seconds("plain Debian: power-on to systemd", debian.systemd),
+        seconds("power-on to the status page: the provider is up", rig.page),
+        seconds("plain Debian: power-on to the login prompt", debian.login),
+        seconds("power-on to a rig that serves its source again", rig.serving),
+        memory("memory used, idle, all of the rig's programs", rig.used),
+        memory("plain Debian: memory used, idle, no rig", debian.used),
+    ])
 }
 
-/// Seconds to the login, and memory used after that.
-async fn boot_stock(stock: &Path, dir: &Path) -> Result<(f64, f64)> {
-    let mut machine = Machine::new(stock, Firmware::ovmf(&dir.join("stock.fd"))?);
-    machine.disk.is_snapshot = true;
-    machine.tpm = Some(dir.join("stock-tpm"));
-    let running = machine.start()?;
-    let at = running.wait_for(LOGIN, BOOT_WITHIN)?.as_secs_f64();
+async fn boot_rig(machine: &Machine, samples: &mut Samples) -> Result<()> {
+    let booted = Booted::start(machine)?;
+    booted.wait_page().await?;
+    samples.page.push(booted.elapsed().as_secs_f64());
+    for (marker, list) in
+        [(LOADER_STARTS, &mut samples.loader), (INIT_STARTS, &mut samples.init), (ROOT_IS_READY, &mut samples.systemd)]
+    {
+        let at = booted.running.console().shown(marker).with_context(|| format!("the console never said {marker}"))?;
+        list.push(at.as_secs_f64());
+    }
+    booted.wait_serving(1).await?;
+    samples.serving.push(booted.elapsed().as_secs_f64());
     tokio::time::sleep(SETTLES).await;
-    Ok((at, used_mib(&running)?))
+    samples.used.push(used_mib(&booted.running)?);
+    Ok(())
+}
+
+async fn boot_stock(machine: &Machine, samples: &mut Samples) -> Result<()> {
+    let running = machine.start()?;
+    for (marker, list) in
+        [(LOADER_STARTS, &mut samples.loader), (WELCOME, &mut samples.systemd), (LOGIN, &mut samples.login)]
+    {
+        list.push(running.wait_for(marker, BOOT_WITHIN)?.as_secs_f64());
+    }
+    tokio::time::sleep(SETTLES).await;
+    samples.used.push(used_mib(&running)?);
+    Ok(())
 }
 
 fn used_mib(running: &image::vm::Running) -> Result<f64> {
