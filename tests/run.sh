@@ -60,6 +60,12 @@ test_step "one more attack in the guest" tests/guest.sh --no-fail-fast --test ke
 test_step "a boot of the image" tests/vm.sh a_new_stick_boots_into_a_rig_that_earns
 test_step "documentation tests" cargo test --workspace --locked --no-fail-fast --doc
 
+# Whoever looks at the end of a long record finds there what failed and its words, whatever came between.
+if grep --quiet '^test result: FAILED' "$log"; then
+    say "what failed"
+    awk '/^failures:$/ { shown = 1 } /^test result: / { shown = 0 } shown' "$log" | tail --lines=200
+fi
+
 passed=$(count passed)
 failed=$((failed + $(count failed)))
 printf '\ntotal time: %d s\n' "$((SECONDS - began))"

@@ -4,14 +4,13 @@
 //! cgroup v2 directory below which each runner gets a directory of its own; without it the runner is told to do
 //! without cgroups. `$RIG_STATE_DIR` names where state is kept, for machines whose `/tmp` is memory.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use runner::client::{Client, ClientError};
@@ -54,7 +53,8 @@ pub struct Rig {
     state: tempfile::TempDir,
     cgroup: Option<PathBuf>,
     runner: Child,
-    journal: Arc<Mutex<String>>,
+    /// A file and no pipe: what the runner wrote before it answered is here when the answer is.
+    journal: File,
 }
 
 /// How a service ended, and the end of what it printed.
@@ -119,7 +119,7 @@ impl Setup {
         let state = tempfile::tempdir_in(place).expect("a directory for state");
         std::fs::create_dir_all(dir.path().join("content/blobs/sha256")).expect("mkdir");
         let cgroup = cgroup_of_its_own();
-        let journal = Arc::default();
+        let journal = tempfile::tempfile().expect("a file");
         let runner = start_runner(&self, dir.path(), state.path(), cgroup.as_deref(), &journal);
         Rig { client: Client::new(dir.path().join("runner.sock")), setup: self, dir, state, cgroup, runner, journal }
     }
@@ -250,7 +250,7 @@ impl Rig {
     /// What the runner has written to its journal so far.
     #[must_use]
     pub fn journal(&self) -> String {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        written(&self.journal)
     }
 
     /// What the machine holds now.
@@ -404,6 +404,8 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = self.runner.kill();
         let _ = self.runner.wait();
+        // A test that passes shows nothing of it.
+        eprint!("{}", self.journal());
         if let Some(cgroup) = &self.cgroup {
             remove_cgroup(cgroup);
         }
@@ -439,7 +441,7 @@ fn remove_below(cgroup: &Path) -> std::io::Result<()> {
     std::fs::remove_dir(cgroup)
 }
 
-fn start_runner(setup: &Setup, dir: &Path, state: &Path, cgroup: Option<&Path>, journal: &Arc<Mutex<String>>) -> Child {
+fn start_runner(setup: &Setup, dir: &Path, state: &Path, cgroup: Option<&Path>, journal: &File) -> Child {
     let binary = binary("rig-runner", "RIG_RUNNER");
     let mut command = match &setup.sealer {
         Some(script) => with_sealer(script, &dir.join("sealer"), &binary),
@@ -457,19 +459,22 @@ fn start_runner(setup: &Setup, dir: &Path, state: &Path, cgroup: Option<&Path>, 
     // That it listens is said at this level.
     command.env("RIG_LOG", "info");
     command.args(&setup.options).envs(setup.environment.iter().cloned()).env_remove("JOURNAL_STREAM");
-    let mut runner = command.stderr(Stdio::piped()).spawn().expect("start the runner");
-    let journal = journal.clone();
-    let keep = move |line: &str| {
-        eprintln!("{line}");
-        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.push_str(line);
-        journal.push('\n');
-    };
-    let mut lines = BufReader::new(runner.stderr.take().expect("piped")).lines();
-    let listens = lines.by_ref().map(|line| line.expect("text")).inspect(|line| keep(line));
-    assert!({ listens }.any(|line| line.contains("the runner listens")), "the runner did not start");
-    std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| keep(&line)));
+    let before = written(journal).len();
+    let mut runner = command.stderr(journal.try_clone().expect("duplicate")).spawn().expect("start the runner");
+    wait_for("the runner to listen", || {
+        let ended = runner.try_wait().expect("a status");
+        let said = written(journal);
+        assert!(ended.is_none(), "the runner did not start: {said}");
+        said[before..].contains("the runner listens").then_some(())
+    });
     runner
+}
+
+/// All of a journal. Nothing of where its writer writes is changed.
+fn written(journal: &File) -> String {
+    let mut bytes = vec![0; usize::try_from(journal.metadata().expect("metadata").len()).expect("it fits")];
+    journal.read_exact_at(&mut bytes, 0).expect("read");
+    String::from_utf8(bytes).expect("text")
 }
 
 /// A command that executes `binary` in a mount namespace of its own, where `script`, written to `file`, covers

@@ -84,6 +84,14 @@ pub(crate) fn compiler(rig: &GpuRig) -> u32 {
     wait_for("the compiler", || rig.workers().into_iter().find(compiles))
 }
 
+/// How long a process and its threads have run on processors, in hundredths of a second.
+fn processor_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+    // Behind the name, proc(5)'s field 14 is the twelfth.
+    fields.split(' ').nth(11).and_then(|user| user.parse().ok()).expect("a number")
+}
+
 fn log_of(answer: Result<(OwnedFd, u64), ClientError>) -> String {
     match refusal(answer.map(drop)) {
         Refusal::BadPtx { log } => log,
@@ -172,7 +180,10 @@ fn a_compiler_that_dies_is_no_end() {
     let rig = with_linker();
     let (client, bomb) = (rig.rig.client.clone(), bomb());
     let begun = std::thread::spawn(move || compile(&client, bomb.as_bytes()).map(drop));
-    let pid = nix::unistd::Pid::from_raw(compiler(&rig).cast_signed());
+    let pid = compiler(&rig);
+    // Before that it may not have its PTX yet, and then its end is not the PTX's fault.
+    wait_for("it to work", || (processor_ticks(pid) > 50).then_some(()));
+    let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it lives");
     let answer = begun.join().expect("no panic");
     assert_eq!(refusal(answer), Refusal::BadPtx { log: "the compiler ended over it".to_owned() });
