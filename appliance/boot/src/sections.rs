@@ -1,13 +1,15 @@
 //! What an owner can write in `rig.toml` for the machine itself: Wi-Fi, a wired address, the fleet's token, how the key
 //! is kept, and the word that erases the state.
 //!
-//! Invariants: unknown keys are errors; every text has a bound and an alphabet, so that nothing in it can become another
-//! line of a file that is made from it. An empty password or token counts as absent: that is how the rig leaves a place
-//! whose secret it has taken.
+//! Invariants: a table has keys, and unknown ones are errors; every text has a bound and an alphabet, so that nothing in
+//! it can become another line of a file that is made from it. An empty password or token counts as absent: that is how
+//! the rig leaves a place whose secret it has taken.
 
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
-use serde::de::Error as _;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::secret::Secret;
@@ -37,14 +39,19 @@ const INTERFACE_BYTES_MAX: usize = 15;
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Sections {
     /// A wireless network.
+    #[serde(default, deserialize_with = "table")]
     pub wifi: Option<Wifi>,
     /// The wired network, where it gives no addresses.
+    #[serde(default, deserialize_with = "table")]
     pub ethernet: Option<Ethernet>,
     /// The fleet that the rig is to join.
+    #[serde(default, deserialize_with = "table")]
     pub fleet: Option<Fleet>,
     /// What is to be done with the state.
+    #[serde(default, deserialize_with = "table")]
     pub state: Option<StateWish>,
     /// How the rig's key is to be kept.
+    #[serde(default, deserialize_with = "table")]
     pub key: Option<KeyWish>,
 }
 
@@ -221,6 +228,25 @@ impl<'de> Deserialize<'de> for Subnet {
     }
 }
 
+/// A table, with its keys. For serde a list of the same values would do as well, and nothing would find the secrets in it.
+fn table<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    struct Keyed<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Keyed<T> {
+        type Value = T;
+
+        fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            out.write_str("a table")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    from.deserialize_map(Keyed(PhantomData)).map(Some)
+}
+
 /// A secret as it is written. What stands there without quotes is a mistake and may still be the secret, so the error,
 /// which everybody on the network can read, does not repeat it.
 fn secret<'de, D: Deserializer<'de>>(from: D, what: &str) -> Result<Secret, D::Error> {
@@ -327,6 +353,26 @@ mod tests {
         check("2001:db8::20/64", "fec0::1", false);
         check("2001:db8::20/64", "2001:db8:1::1", false);
         check("2001:db8::20/64", "192.168.1.1", false);
+    }
+
+    #[test]
+    fn a_table_that_is_written_as_a_list_is_refused() {
+        let check = |text: &str, line: u32| {
+            let why = crate::judge::sections(text).expect_err(text);
+            assert_eq!(why, format!("rig.toml line {line}: invalid type: sequence, expected a table"));
+        };
+        check("a = 1\nwifi = [\"my network\", \"hunter22\", \"DE\"]\n", 2);
+        check("fleet = [\"token-of-a-rig\"]\n", 1);
+        check("state = [\"erase-0123abcd\"]\n", 1);
+        check("key = [\"N\", 1]\n", 1);
+        check("ethernet = [\"192.168.1.20/24\"]\n", 1);
+        check("[[wifi]]\nnetwork = \"a\"\n", 1);
+    }
+
+    #[test]
+    fn a_key_that_is_missing_is_named_with_the_line_of_its_table() {
+        let why = crate::judge::sections("a = 1\n[wifi]\nnetwork = \"a\"\n").expect_err("no country");
+        assert_eq!(why, "rig.toml line 2: missing field `country`");
     }
 
     #[test]

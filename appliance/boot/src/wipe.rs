@@ -44,7 +44,9 @@ fn taken_out(text: &str, goes: &dyn Fn(&str) -> bool) -> Result<Wiped, String> {
         if !goes(table) {
             continue;
         }
-        let Some(found) = document.as_table().get(table).and_then(|item| item.as_table_like()) else { continue };
+        let Some(found) = document.as_table().get(table) else { continue };
+        // What is in a list has no keys to find it by.
+        let found = found.as_table_like().ok_or_else(|| format!("[{table}] is not a table"))?;
         if found.get(key).and_then(|item| item.as_str()).is_none_or(str::is_empty) {
             continue;
         }
@@ -146,6 +148,15 @@ mod tests {
         assert_eq!(word.text, format!("{both}\n[state]\n{}\n", TAKEN[2].2));
         assert_eq!(word.taken, ["state.erase"]);
         assert_eq!(without_word(both).expect("right").text, both);
+    }
+
+    #[test]
+    fn a_secret_in_a_list_is_not_called_gone() {
+        let list = "wifi = [\"my network\", \"hunter22\", \"DE\"]\n";
+        for text in [list, "[[wifi]]\npassword = \"hunter22\"\n", "fleet = [\"token-of-a-rig\"]\n"] {
+            assert!(wiped(text, false).is_err(), "{text}");
+        }
+        assert_eq!(without_word(list).expect("right").text, list);
     }
 
     #[test]

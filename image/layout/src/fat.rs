@@ -10,7 +10,7 @@
 //! Only [`Fat::replace`] writes. A crate would do for reading; none can do both, and none replaces a file safely.
 //! Source: Microsoft, FAT32 File System Specification 1.03.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read, Seek, SeekFrom};
 
 mod folder;
@@ -120,6 +120,9 @@ pub enum FatError {
     /// No clusters are left, or no entries.
     #[error("the FAT volume is full: delete what does not belong on it")]
     Full,
+    /// A file that is to be written, and a folder is called that.
+    #[error("`{0}` on the FAT volume is a folder: rename or delete it")]
+    Folder(String),
     /// A file that is to be written.
     #[error("`{0}` is no name for a file on a FAT volume: use 1 to 255 letters, digits and dots")]
     Name(String),
@@ -284,6 +287,9 @@ impl<D: Read + Seek> Fat<D> {
         let (clusters, end) = self.follow(first, most).map_err(|what| entry.damaged(what))?;
         match (entry.is_folder, clusters.len() == needed, end) {
             (true, _, End::Reached) | (false, true, End::Reached) => Ok(clusters),
+            (false, true, End::Beyond) if !is_strict && has_twice(&clusters) => {
+                Err(entry.damaged("its chain of clusters runs in a circle"))
+            }
             (false, true, End::Beyond) if !is_strict => Ok(clusters),
             (true, _, End::Beyond) => Err(entry.damaged("it is longer than any folder, or its chain runs in a circle")),
             (false, _, End::Beyond) => Err(entry.damaged("its chain of clusters is longer than its size")),
@@ -348,6 +354,12 @@ impl<D: Read + Seek> Fat<D> {
             false => Err(FatError::Volume("it is larger than its partition")),
         }
     }
+}
+
+/// Whether a chain came to a cluster again; one that does never ends.
+fn has_twice(clusters: &[u32]) -> bool {
+    let mut seen = HashSet::new();
+    !clusters.iter().all(|cluster| seen.insert(*cluster))
 }
 
 // === impl Entry ===

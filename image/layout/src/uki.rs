@@ -100,11 +100,11 @@ impl<'a> Uki<'a> {
         self.sections.iter().find(|section| section.name == name).map(|section| section.content)
     }
 
-    /// The kernel's command line, without what pads it.
+    /// The kernel's command line, up to its first zero: what is behind that the kernel does not see.
     #[must_use]
     pub fn command_line(&self) -> Option<&'a str> {
         let text = std::str::from_utf8(self.section(".cmdline")?).ok()?;
-        Some(text.trim_end_matches('\0').trim())
+        Some(text.split('\0').next().unwrap_or_default().trim())
     }
 
     /// The root that it starts, as its command line says; `None` if it says none, or more than one.

@@ -117,7 +117,7 @@ pub(super) fn checksum(short: &[u8]) -> u8 {
     short.iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte))
 }
 
-fn short_name(raw: &[u8]) -> String {
+pub(super) fn short_name(raw: &[u8]) -> String {
     let part = |bytes: &[u8], is_lower: bool| {
         let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
         let text = text.trim_end().to_owned();
@@ -130,9 +130,14 @@ fn short_name(raw: &[u8]) -> String {
 // === impl Slot ===
 
 impl Slot {
-    /// Whether it is the file `name`, whatever its capitals, by its long name or its short one.
+    /// Whether it is called `name`, whatever its capitals, by its long name or its short one.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name) || self.short.eq_ignore_ascii_case(name)
+    }
+
+    /// Whether it is the file `name`.
     pub(super) fn is_file(&self, name: &str) -> bool {
-        !self.is_folder && (self.name.eq_ignore_ascii_case(name) || self.short.eq_ignore_ascii_case(name))
+        !self.is_folder && self.is_called(name)
     }
 
     /// The same, with the path of the folder that it is in.

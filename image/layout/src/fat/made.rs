@@ -1,6 +1,6 @@
 //! Entries of a FAT folder as they are written: an old one that points elsewhere, a new one with its long name.
 
-use super::folder::{DELETED, END, ENTRY_BYTES, LAST, LONG, SIGNS, checksum};
+use super::folder::{DELETED, END, ENTRY_BYTES, LAST, LONG, SIGNS, Slot, checksum, short_name};
 use super::stamp::Stamp;
 
 /// Set by whoever writes a file.
@@ -18,16 +18,17 @@ pub(super) fn point(entry: &mut [u8], cluster: u32, bytes: u32, stamp: Stamp) {
 }
 
 /// Entries for a new file, and the index where they go: into free ones that lie in one stretch of `stretch` entries, so
-/// that they are written at once. `None`: there is no room. `name` is ASCII.
+/// that they are written at once. `slots` are what the folder has. `None`: there is no room. `name` is ASCII.
 pub(super) fn made(
     directory: &[u8],
+    slots: &[Slot],
     stretch: usize,
     name: &str,
     cluster: u32,
     bytes: u32,
     stamp: Stamp,
 ) -> Option<(usize, Vec<u8>)> {
-    let short = free_short_name(directory, name)?;
+    let short = free_short_name(directory, slots, name)?;
     let parts: Vec<_> = name.as_bytes().chunks(SIGNS.len()).collect();
     let index = free_run(directory, stretch, parts.len() + 1)?;
     let mut entries = Vec::new();
@@ -68,8 +69,8 @@ fn free_run(directory: &[u8], stretch: usize, count: usize) -> Option<usize> {
     (0..entries.len().checked_sub(count)? + 1).find(fits)
 }
 
-/// A short name for `name` that no file has: `RIG~1.TOM` for `rig.toml`.
-fn free_short_name(directory: &[u8], name: &str) -> Option<[u8; 11]> {
+/// A short name for `name` that nothing in the folder has: `RIG~1.TOM` for `rig.toml`.
+fn free_short_name(directory: &[u8], slots: &[Slot], name: &str) -> Option<[u8; 11]> {
     let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
     let signs = |text: &str, count: usize| {
         let letters = text.bytes().filter(u8::is_ascii_alphanumeric).map(|sign| sign.to_ascii_uppercase());
@@ -81,7 +82,11 @@ fn free_short_name(directory: &[u8], name: &str) -> Option<[u8; 11]> {
         short[..stem.len()].copy_from_slice(&stem);
         let extension = signs(extension, 3);
         short[8..8 + extension.len()].copy_from_slice(&extension);
-        let is_taken = directory.chunks_exact(ENTRY_BYTES).any(|entry| entry[..11] == short);
+        let padded: Vec<u8> = short.into_iter().chain([0; ENTRY_BYTES - 11]).collect();
+        let shown = short_name(&padded);
+        // It may also be the long name of another.
+        let is_taken = directory.chunks_exact(ENTRY_BYTES).any(|entry| entry[..11] == short)
+            || slots.iter().any(|slot| slot.is_called(&shown));
         (!is_taken).then_some(short)
     })
 }

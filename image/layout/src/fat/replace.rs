@@ -11,6 +11,7 @@
 //!
 //! Invariant: no other file is touched, and nothing is written that is not within the partition.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::SystemTime;
 
@@ -27,7 +28,7 @@ const INFO: ([u8; 4], u64) = (*b"RRaA", 488);
 
 impl<D: Read + Write + Seek> Fat<D> {
     /// Makes `bytes` the content of the file `name` in the root folder, written at `time`; the file is made if there is
-    /// none. Errors: `Disk`, `Volume`, `Damaged`, `Full`, `Name`.
+    /// none. Errors: `Disk`, `Volume`, `Damaged`, `Full`, `Folder`, `Name`.
     pub fn replace(&mut self, name: &str, bytes: &[u8], time: SystemTime) -> Result<(), FatError> {
         let is_sign = |sign: u8| sign.is_ascii_alphanumeric() || b"._- ".contains(&sign);
         if !(1..=NAME_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_sign) {
@@ -35,8 +36,11 @@ impl<D: Read + Write + Seek> Fat<D> {
         }
         self.check_end()?;
         let (folder, slots) = self.slots(&self.root())?;
-        let found = slots.into_iter().find(|slot| slot.is_file(name));
-        let old = self.whole_chain(found.as_ref())?;
+        let found = slots.iter().find(|slot| slot.is_file(name));
+        if found.is_none() && slots.iter().any(|slot| slot.is_called(name)) {
+            return Err(FatError::Folder(name.to_owned()));
+        }
+        let old = self.whole_chain(found)?;
         let length = u32::try_from(bytes.len()).map_err(|_| FatError::Full)?;
         let new = self.free(bytes.len().div_ceil(self.geometry.cluster_bytes()))?;
         for (cluster, part) in new.iter().zip(bytes.chunks(self.geometry.cluster_bytes())) {
@@ -54,7 +58,7 @@ impl<D: Read + Write + Seek> Fat<D> {
                 made::point(&mut entry, first, length, Stamp::from(time));
                 (found.index, entry)
             }
-            None => made::made(&folder.bytes, folder.stretch_entries(), name, first, length, Stamp::from(time))
+            None => made::made(&folder.bytes, &slots, folder.stretch_entries(), name, first, length, Stamp::from(time))
                 .ok_or(FatError::Full)?,
         };
         let at = folder.place(index * ENTRY_BYTES).ok_or_else(|| self.root().damaged("it has holes"))?;
@@ -74,7 +78,12 @@ impl<D: Read + Write + Seek> Fat<D> {
         let Some(file) = file.filter(|file| file.cluster != 0) else { return Ok(Vec::new()) };
         let entry = file.entry("");
         let (chain, end) = self.follow(file.cluster, self.next.len()).map_err(|what| entry.damaged(what))?;
+        // Freed, they would take the folder with them.
+        let root: BTreeSet<_> = self.chain(&self.root())?.into_iter().collect();
         match end {
+            End::Reached if chain.iter().any(|cluster| root.contains(cluster)) => {
+                Err(entry.damaged("it shares clusters with the folder that it is in"))
+            }
             End::Reached => Ok(chain),
             End::Beyond => Err(entry.damaged("its chain of clusters runs in a circle")),
         }

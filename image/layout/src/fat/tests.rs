@@ -29,7 +29,7 @@ fn small(width: geometry::Width) -> Vec<u8> {
     let root = [short("A       TXT", 0x20, 3, 700), short("SUB        ", 0x10, 5, 0), short("LABEL      ", 8, 0, 0)];
     let sub = [short(".          ", 0x10, 5, 0), short("..         ", 0x10, 0, 0)];
     let (_, inner) =
-        made::made(&[0; SECTOR], 16, "inner file.txt", 6, 10, stamp::Stamp { time: 0, date: 33 }).expect("fits");
+        made::made(&[0; SECTOR], &[], 16, "inner file.txt", 6, 10, stamp::Stamp { time: 0, date: 33 }).expect("fits");
     let clusters = |at: usize| {
         [root.concat(), vec![b'a'; 700], [sub.concat(), inner.clone()].concat(), vec![b'i'; 10]].into_iter().zip([
             at,
@@ -213,6 +213,54 @@ fn a_name_that_cannot_be_written_and_a_volume_beyond_its_partition_are_refused_b
     let mut fat = Fat::open(Cursor::new(before.clone()), Reading::Lenient).expect("leniently a volume");
     assert!(matches!(fat.replace("a.txt", b"new", std::time::UNIX_EPOCH), Err(FatError::Volume(_))));
     assert!(fat.into_disk().into_inner() == before);
+}
+
+#[test]
+fn a_circle_is_never_read_however_long_the_file_says_it_is() {
+    let mut disk = small(geometry::Width::ThirtyTwo);
+    // The two clusters of /A.TXT follow each other for ever.
+    put(&mut disk, TABLE + 4 * 4, &[3, 0, 0, 0]);
+    for bytes in [1025_u32, 60_000, 400 << 20] {
+        put(&mut disk, ROOT + 28, &bytes.to_le_bytes());
+        let error = entries(&disk, Reading::Lenient).expect_err("it has no end");
+        assert!(error.to_string().contains("in a circle"), "{bytes}: {error}");
+    }
+    // What is read of it is not yet a circle.
+    put(&mut disk, ROOT + 28, &1024_u32.to_le_bytes());
+    assert!(entries(&disk, Reading::Lenient).is_ok());
+}
+
+#[test]
+fn a_file_does_not_take_the_place_of_a_folder_or_the_root() {
+    let refused = |disk: Vec<u8>, name: &str, words: &str| {
+        let mut fat = Fat::open(Cursor::new(disk.clone()), Reading::Lenient).expect("a volume");
+        let error = fat.replace(name, b"new", std::time::UNIX_EPOCH).expect_err(words);
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(fat.into_disk().into_inner() == disk);
+    };
+    refused(small(geometry::Width::ThirtyTwo), "sub", "is a folder");
+    let mut disk = small(geometry::Width::ThirtyTwo);
+    put(&mut disk, ROOT + 26, &[2]);
+    refused(disk, "a.txt", "/A.TXT on the FAT volume is damaged: it shares clusters with the folder that it is in");
+}
+
+#[test]
+fn a_new_file_gets_a_short_name_that_is_no_files_long_one() {
+    let mut disk = small(geometry::Width::ThirtyTwo);
+    let stamp = stamp::Stamp { time: 0, date: 33 };
+    let (_, other) = made::made(&[0; SECTOR], &[], 16, "rig~1.tom", 0, 0, stamp).expect("fits");
+    put(&mut disk, ROOT, &other);
+    // Its own short name is another.
+    let mut short = *b"OTHER   TXT";
+    put(&mut disk, ROOT + ENTRY, &short);
+    disk[ROOT + 13] = folder::checksum(&short);
+    assert_eq!(entries(&disk, Reading::Strict).expect("it is good"), ["/rig~1.tom"]);
+    let mut fat = Fat::open(Cursor::new(disk), Reading::Strict).expect("it is good");
+    fat.replace("rig.toml", b"new", std::time::UNIX_EPOCH).expect("there is room");
+    let disk = fat.into_disk().into_inner();
+    assert_eq!(entries(&disk, Reading::Strict).expect("it is good"), ["/rig.toml", "/rig~1.tom"]);
+    short.copy_from_slice(&disk[ROOT + 3 * ENTRY..ROOT + 3 * ENTRY + 11]);
+    assert_eq!(&short, b"RIG~2   TOM");
 }
 
 #[test]

@@ -73,6 +73,19 @@ fn a_command_line_without_one_root_names_none() {
 }
 
 #[test]
+fn a_command_line_ends_where_the_kernel_ends_it() {
+    let hash = "ab".repeat(32);
+    let check = |line: String, expected: &str, names_root: bool| {
+        let file = pe(&[(".cmdline", line.as_bytes())]);
+        let uki = Uki::read(&file).expect("it is whole");
+        assert_eq!((uki.command_line(), uki.root_hash().is_some()), (Some(expected), names_root));
+    };
+    check(format!("quiet\0 roothash={hash}"), "quiet", false);
+    check(format!(" roothash={hash} \0roothash={hash}\0\0"), &format!("roothash={hash}"), true);
+    check("\0quiet".to_owned(), "", false);
+}
+
+#[test]
 fn a_file_that_lies_is_refused() {
     let short = |what| UkiError::Short(what);
     let table = [
