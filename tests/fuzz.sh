@@ -32,7 +32,7 @@ if [ -w /dev/shm ]; then
 fi
 
 failed=0
-printf '%-10s %12s %8s %8s %8s\n' target executions seconds corpus crashes
+printf '%-16s %12s %8s %8s %8s\n' target executions seconds corpus crashes
 for target in "${targets[@]}"; do
     corpus=$root/corpus/$target artifacts=$root/artifacts/$target log=$root/$target.log
     mkdir -p "$corpus" "$artifacts"
@@ -47,7 +47,7 @@ for target in "${targets[@]}"; do
         -artifact_prefix="$artifacts/" -print_final_stats=1 -verbosity=0 > "$log" 2>&1 || failed=1
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     crashes=$(find "$artifacts" -type f | wc -l)
-    printf '%-10s %12s %8s %8s %8s\n' "$target" "${executions:-?}" "$((SECONDS - began))" "$(find "$corpus" -type f | wc -l)" "$crashes"
+    printf '%-16s %12s %8s %8s %8s\n' "$target" "${executions:-?}" "$((SECONDS - began))" "$(find "$corpus" -type f | wc -l)" "$crashes"
     if [ "$crashes" -gt 0 ]; then
         failed=1
         find "$artifacts" -type f
