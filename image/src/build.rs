@@ -24,6 +24,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
+use crate::coming::Coming;
 use crate::definition::{Definition, DefinitionError};
 use crate::disk::{self, DiskError};
 use crate::erofs::{self, PackError};
@@ -167,6 +168,8 @@ pub enum BuildError {
         out.display()
     )]
     Occupied { out: PathBuf, found: String },
+    #[error("another build fills {}; wait for it, or name another folder", out.display())]
+    Busy { out: PathBuf },
 }
 
 /// Builds what `order` asks for; `tell` hears what is being done.
@@ -177,13 +180,10 @@ pub fn build(order: &Order, tell: &mut dyn FnMut(&str)) -> Result<Built, BuildEr
     }
     let definition = Definition::read(&order.repository, &order.flavour)?;
     place::check(&order.out, definition.name())?;
-    let work = beside(&order.out, "coming")?;
-    let result = Site { order, definition: &definition, work: &work }.build(tell);
-    if result.is_err() && work.exists() {
-        // What was made so far may be large, and is of no use.
-        let _ = fs::remove_dir_all(&work);
-    }
-    result
+    let coming = Coming::now(&order.out)?.ok_or_else(|| BuildError::Busy { out: order.out.clone() })?;
+    let built = Site { order, definition: &definition, work: coming.folder() }.build(tell)?;
+    coming.arrive()?;
+    Ok(built)
 }
 
 /// Where one build happens.
@@ -202,15 +202,11 @@ impl Site<'_> {
         let mut clock = Clock::new(tell);
         let epoch = definition.epoch()?;
         let has_new_keys = !order.keys.exists();
-        if has_new_keys {
+        if let Some(coming) = Coming::unless_there(&order.keys)? {
             // Whole or not at all: a build that was killed here would leave keys that no other can use.
-            let coming = beside(&order.keys, "coming")?;
-            Keys::make(&coming, &[])?;
-            match fs::rename(&coming, &order.keys) {
-                // Another build made some at the same time.
-                Err(_) if order.keys.is_dir() => fs::remove_dir_all(&coming).map_err(failed("remove", &coming))?,
-                renamed => renamed.map_err(failed("rename", &coming))?,
-            }
+            let made = coming.folder().join("made");
+            Keys::make(&made, &[])?;
+            coming.arrive_as(&made)?;
         }
         let keys = Keys::open(&order.keys)?;
         make_folder(&order.cache)?;
@@ -494,10 +490,10 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Keeps what is published, throws away the rest, and puts it where it was asked for.
+    /// Keeps what is published, and throws away the rest.
     fn settle(&self, stem: &str) -> Result<BTreeMap<String, u64>, BuildError> {
         const PARTS: [&str; 6] = ["root.erofs", "root.verity", "roothash", "uki.efi", "initrd.zst", "loader.efi"];
-        let Site { order, work, .. } = self;
+        let work = self.work;
         let parts = work.join("parts");
         make_folder(&parts)?;
         for name in PARTS {
@@ -522,29 +518,8 @@ impl Site<'_> {
                 }
             }
         }
-        let old = beside(&order.out, "old")?;
-        if order.out.exists() {
-            fs::rename(&order.out, &old).map_err(failed("move", &order.out))?;
-        }
-        fs::rename(work, &order.out).map_err(failed("move", work))?;
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(failed("remove", &old))?;
-        }
         Ok(files)
     }
-}
-
-/// A folder beside `out`, for this process alone; what an earlier one left there is removed.
-fn beside(out: &Path, what: &str) -> Result<PathBuf, BuildError> {
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make_folder(folder)?;
-    let folder = folder.canonicalize().map_err(failed("find", folder))?;
-    let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let path = folder.join(format!(".{name}.{what}-{}", std::process::id()));
-    if path.exists() {
-        fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
-    }
-    Ok(path)
 }
 
 fn make_folder(path: &Path) -> Result<(), BuildError> {

@@ -13,6 +13,7 @@
 
 pub mod archive;
 pub mod build;
+mod coming;
 pub mod definition;
 pub mod disk;
 pub mod erofs;

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
+use crate::coming::Coming;
 use crate::file::{FileError, failed};
 use crate::lock::{Lock, LockError};
 use crate::unpack::{UnpackError, unpack};
@@ -83,23 +84,18 @@ impl Kernel {
             hash.update(&package.sha256);
         }
         let folder = cache.join("kernels").join(format!("{release}-{}", &hex::encode(hash.finalize())[..12]));
-        if !folder.is_dir() {
-            let coming = folder.with_extension(format!("coming-{}", std::process::id()));
-            fs::create_dir_all(&coming).map_err(failed("make", &coming))?;
-            crate::workshop::merge_usr(&coming).map_err(failed("prepare", &coming))?;
+        if let Some(coming) = Coming::unless_there(&folder)? {
+            let tree = coming.folder();
+            crate::workshop::merge_usr(tree).map_err(failed("prepare", tree))?;
             for package in packages {
-                unpack(&archive.fetch(package)?, &coming, &mut |path| {
+                unpack(&archive.fetch(package)?, tree, &mut |path| {
                     path.starts_with("boot/")
                         || path.starts_with("usr/lib/modules/")
                         || path.starts_with("lib/modules/")
                 })?;
             }
-            workshop.run(&coming, &["depmod", "-a", "-b", "/w", release], &[])?;
-            match fs::rename(&coming, &folder) {
-                // Another build made it at the same time.
-                Err(_) if folder.is_dir() => fs::remove_dir_all(&coming).map_err(failed("remove", &coming))?,
-                renamed => renamed.map_err(failed("rename", &coming))?,
-            }
+            workshop.run(tree, &["depmod", "-a", "-b", "/w", release], &[])?;
+            coming.arrive()?;
         }
         let read = |name: &str| {
             let path = folder.join(FOLDER).join(release).join(name);

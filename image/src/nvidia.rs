@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -17,6 +16,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
+use crate::coming::Coming;
 use crate::definition::{Definition, DefinitionError};
 use crate::file::{FileError, failed};
 use crate::keys::Pair;
@@ -165,18 +165,11 @@ impl Driver {
         tell: &mut dyn FnMut(&str),
     ) -> Result<Vec<Module>, NvidiaError> {
         let kept = cache.join(NAME).join(self.key(lock)?);
-        if !kept.is_dir() {
-            let coming = cache.join(NAME).join(format!(".coming-{}", std::process::id()));
-            clear(&coming)?;
-            fs::create_dir_all(coming.join("built")).map_err(failed("make", &coming))?;
-            let built = self.build(&coming, cache, lock, archive, tell);
-            let renamed = built.and_then(|()| match fs::rename(coming.join("built"), &kept) {
-                // Somebody else built the same at the same time.
-                Err(_) if kept.is_dir() => Ok(()),
-                renamed => Ok(renamed.map_err(failed("rename", &kept))?),
-            });
-            clear(&coming)?;
-            renamed?;
+        if let Some(coming) = Coming::unless_there(&kept)? {
+            let built = coming.folder().join("built");
+            fs::create_dir(&built).map_err(failed("make", &built))?;
+            self.build(coming.folder(), cache, lock, archive, tell)?;
+            coming.arrive_as(&built)?;
         }
         let mut modules = Vec::new();
         for name in &self.settings.modules {
@@ -320,13 +313,6 @@ fn environment(epoch: u64) -> [(&'static str, String); 4] {
 fn upstream(version: &str) -> &str {
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
     version.rsplit_once('-').map_or(version, |(upstream, _)| upstream)
-}
-
-fn clear(folder: &Path) -> Result<(), NvidiaError> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", folder)(error).into()),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

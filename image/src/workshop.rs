@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::archive::{Archive, ArchiveError};
+use crate::coming::Coming;
 use crate::file::{FileError, failed};
 use crate::lock::{Lock, LockError, LockedPackage};
 use crate::namespace::{NamespaceError, within};
@@ -81,26 +82,16 @@ impl Workshop {
             hash.update(format!("{} {}\n", package.name, package.sha256));
         }
         let name = format!("{}-{}", sets.join("+"), &hex::encode(hash.finalize())[..12]);
-        let folder = cache.join("workshops");
-        let root = folder.join(name);
-        if root.is_dir() {
-            return Ok(Workshop { root });
-        }
-        archive.fetch_all(&packages, &mut |_| ())?;
-        let coming = folder.join(format!(".coming-{}", std::process::id()));
-        if coming.exists() {
-            fs::remove_dir_all(&coming).map_err(failed("remove", &coming))?;
-        }
-        fs::create_dir_all(&coming).map_err(failed("make", &coming))?;
-        merge_usr(&coming).map_err(failed("prepare", &coming))?;
-        for package in &packages {
-            unpack(&archive.fetch(package)?, &coming, &mut |_| true)?;
-        }
-        finish(&coming).map_err(failed("finish", &coming))?;
-        match fs::rename(&coming, &root) {
-            // Somebody else made the same one at the same time.
-            Err(_) if root.is_dir() => fs::remove_dir_all(&coming).map_err(failed("remove", &coming))?,
-            renamed => renamed.map_err(failed("rename", &coming))?,
+        let root = cache.join("workshops").join(name);
+        if let Some(coming) = Coming::unless_there(&root)? {
+            let tree = coming.folder();
+            archive.fetch_all(&packages, &mut |_| ())?;
+            merge_usr(tree).map_err(failed("prepare", tree))?;
+            for package in &packages {
+                unpack(&archive.fetch(package)?, tree, &mut |_| true)?;
+            }
+            finish(tree).map_err(failed("finish", tree))?;
+            coming.arrive()?;
         }
         Ok(Workshop { root })
     }
