@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::ForkResult;
 use rustix::process::Pid;
 
@@ -205,9 +204,12 @@ pub(crate) fn shut_down_ext4(directory: impl AsFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives SIGPIPE its default meaning back; Rust's runtime ignores it, and `execve` would pass that on.
-pub(crate) fn restore_sigpipe() -> io::Result<()> {
-    // SAFETY: SIG_DFL installs no handler, so nothing can run in signal context.
-    unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
-    Ok(())
+/// Gives every signal its default meaning back. Rust's runtime ignores SIGPIPE, and whoever started the runner may ignore
+/// more, as a shell does SIGQUIT for what it starts in the background; `execve` would pass that on.
+pub(crate) fn restore_signals() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no handler, so nothing can run in signal context.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // SIGKILL, SIGSTOP and those of the C library are refused. Nobody can ignore the first two.
+    }
 }

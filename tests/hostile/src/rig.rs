@@ -40,6 +40,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     sealer: Option<String>,
     state: Option<PathBuf>,
+    ignored: Option<String>,
 }
 
 /// A runner, and everything that it may touch.
@@ -96,6 +97,13 @@ impl Setup {
     #[must_use]
     pub fn sealer(mut self, script: &str) -> Self {
         self.sealer = Some(script.to_owned());
+        self
+    }
+
+    /// Starts the runner with these signals ignored, such as `QUIT,HUP`.
+    #[must_use]
+    pub fn ignoring(mut self, signals: &str) -> Self {
+        self.ignored = Some(signals.to_owned());
         self
     }
 
@@ -443,9 +451,10 @@ fn remove_below(cgroup: &Path) -> std::io::Result<()> {
 
 fn start_runner(setup: &Setup, dir: &Path, state: &Path, cgroup: Option<&Path>, journal: &File) -> Child {
     let binary = binary("rig-runner", "RIG_RUNNER");
-    let mut command = match &setup.sealer {
-        Some(script) => with_sealer(script, &dir.join("sealer"), &binary),
-        None => Command::new(binary),
+    let mut command = match (&setup.sealer, &setup.ignored) {
+        (Some(script), _) => with_sealer(script, &dir.join("sealer"), &binary),
+        (None, Some(signals)) => with_ignored(signals, &binary),
+        (None, None) => Command::new(binary),
     };
     command
         .arg("run")
@@ -475,6 +484,13 @@ fn written(journal: &File) -> String {
     let mut bytes = vec![0; usize::try_from(journal.metadata().expect("metadata").len()).expect("it fits")];
     journal.read_exact_at(&mut bytes, 0).expect("read");
     String::from_utf8(bytes).expect("text")
+}
+
+/// A command that executes `binary` with these signals ignored.
+fn with_ignored(signals: &str, binary: &Path) -> Command {
+    let mut command = Command::new("env");
+    command.arg(format!("--ignore-signal={signals}")).arg(binary);
+    command
 }
 
 /// A command that executes `binary` in a mount namespace of its own, where `script`, written to `file`, covers

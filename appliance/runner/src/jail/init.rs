@@ -131,9 +131,9 @@ impl Signals {
         Self { before: SigSet::empty() }
     }
 
-    /// Undoes what the runner's runtime and [`block_signals`] did to the signals that the service inherits.
+    /// Undoes what [`block_signals`], the runner's runtime and its parents did to the signals that the service inherits.
     pub(super) fn restore(&self) -> nix::Result<()> {
-        kernel::restore_sigpipe().map_err(|_| Errno::EINVAL)?;
+        kernel::restore_signals();
         self.before.thread_set_mask()
     }
 }
