@@ -1,8 +1,5 @@
 //! Every file of the fuzzers' corpora, through what the fuzzers call: what once was found stays mended.
 
-use std::fs;
-use std::path::Path;
-
 #[path = "../../../tests/fuzz/bodies/answer.rs"]
 mod answer;
 #[path = "../../../tests/fuzz/bodies/callback.rs"]
@@ -13,19 +10,13 @@ mod compose;
 mod layer;
 #[path = "../../../tests/fuzz/bodies/manifest.rs"]
 mod manifest;
+#[path = "../../../tests/fuzz/seeds.rs"]
+mod seeds;
 
-/// Files of one corpus, and their bytes together: it is read by people, and by each run of the tests.
-const FILES_MAX: usize = 60;
-const BYTES_MAX: usize = 100 * 1024;
+use self::seeds::seeds;
 
 fn replay(target: &str, run: fn(&[u8])) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target);
-    let entries = fs::read_dir(&dir).expect("a corpus").map(|entry| entry.expect("an entry").path());
-    let files: Vec<_> = entries.map(|path| (fs::read(&path).expect("a file"), path)).collect();
-    let bytes: usize = files.iter().map(|(data, _)| data.len()).sum();
-    assert!((1..=FILES_MAX).contains(&files.len()) && bytes <= BYTES_MAX, "{} files, {bytes} bytes", files.len());
-    for (data, path) in files {
-        println!("{}", path.display());
+    for (_, data) in seeds(target) {
         run(&data);
     }
 }

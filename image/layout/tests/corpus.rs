@@ -1,8 +1,5 @@
 //! Every file of the fuzzers' corpora, through what the fuzzers call: what once was found stays mended.
 
-use std::fs;
-use std::path::Path;
-
 use layout::fat::{Fat, Reading};
 use layout::gpt::Table;
 use layout::manifest::Manifest;
@@ -16,30 +13,26 @@ mod fat;
 mod gpt;
 #[path = "../../../tests/fuzz/bodies/release_manifest.rs"]
 mod release_manifest;
+#[path = "../../../tests/fuzz/seeds.rs"]
+mod seeds;
 #[path = "../../../tests/fuzz/bodies/uki.rs"]
 mod uki;
 
 use disk::Disk;
-
-/// Files of one corpus, and their bytes together: it is read by people, and by each run of the tests.
-const FILES_MAX: usize = 60;
-const BYTES_MAX: usize = 100 * 1024;
+use seeds::seeds;
 
 /// Runs the corpus of `target`. Of its files `good` must still be taken: a seed that no longer is would leave the fuzzer
 /// at the door.
 fn replay(target: &str, run: fn(&[u8]), good: &[&str], is_taken: impl Fn(&[u8]) -> bool) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus").join(target);
-    let entries = fs::read_dir(&folder).expect("a corpus").map(|entry| entry.expect("an entry").path());
-    let files: Vec<_> = entries.map(|path| (fs::read(&path).expect("a file"), path)).collect();
-    let bytes: usize = files.iter().map(|(data, _)| data.len()).sum();
-    assert!((1..=FILES_MAX).contains(&files.len()) && bytes <= BYTES_MAX, "{} files, {bytes} bytes", files.len());
-    for (data, path) in files {
-        println!("{}", path.display());
+    let mut taken = 0;
+    for (path, data) in seeds(target) {
         run(&data);
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| good.contains(&name)) {
+            assert!(is_taken(&data), "{}", path.display());
+            taken += 1;
+        }
     }
-    for name in good {
-        assert!(is_taken(&fs::read(folder.join(name)).expect(name)), "{name}");
-    }
+    assert_eq!(taken, good.len(), "{good:?} are in the corpus");
 }
 
 #[test]

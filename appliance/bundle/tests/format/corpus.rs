@@ -1,24 +1,15 @@
 //! Every file of the fuzzer's corpus, through what the fuzzer calls: what once was found stays mended.
 
-use std::fs;
-use std::path::Path;
-
 #[path = "../../../../tests/fuzz/bodies/bundle.rs"]
 mod body;
+#[path = "../../../../tests/fuzz/seeds.rs"]
+mod seeds;
 
-/// Files of the corpus, and their bytes together: it is read by people, and by each run of the tests.
-const FILES_MAX: usize = 60;
-const BYTES_MAX: usize = 100 * 1024;
+use self::seeds::seeds;
 
 #[test]
 fn the_corpus_of_bundles_is_read_without_harm() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/bundle");
-    let entries = fs::read_dir(&folder).expect("a corpus").map(|entry| entry.expect("an entry").path());
-    let files: Vec<_> = entries.map(|path| (fs::read(&path).expect("a file"), path)).collect();
-    let bytes: usize = files.iter().map(|(data, _)| data.len()).sum();
-    assert!((1..=FILES_MAX).contains(&files.len()) && bytes <= BYTES_MAX, "{} files, {bytes} bytes", files.len());
-    for (data, path) in files {
-        println!("{}", path.display());
+    for (path, data) in seeds("bundle") {
         // A seed that no longer parses would leave the fuzzer at the door.
         let is_archive = path.extension().is_some_and(|extension| extension == "bundle");
         assert!(!is_archive || bundle::Bundle::parse(&data).is_ok(), "{}", path.display());

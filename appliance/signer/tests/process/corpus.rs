@@ -1,8 +1,6 @@
 //! Every file of the fuzzer's corpus, through what the fuzzer calls, and through the real socket.
 
-use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use signer::Client;
@@ -11,24 +9,14 @@ use crate::rig::Home;
 
 #[path = "../../../../tests/fuzz/bodies/signer_socket.rs"]
 mod body;
+#[path = "../../../../tests/fuzz/seeds.rs"]
+mod seeds;
 
-/// Files of the corpus, and their bytes together: it is read by people, and by each run of the tests.
-const FILES_MAX: usize = 60;
-const BYTES_MAX: usize = 100 * 1024;
-
-fn corpus() -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/signer_socket");
-    let entries = fs::read_dir(folder).expect("a corpus").map(|entry| entry.expect("an entry").path());
-    let files: Vec<_> = entries.map(|path| (path.clone(), fs::read(&path).expect("a file"))).collect();
-    let bytes: usize = files.iter().map(|(_, data)| data.len()).sum();
-    assert!((1..=FILES_MAX).contains(&files.len()) && bytes <= BYTES_MAX, "{} files, {bytes} bytes", files.len());
-    files
-}
+use self::seeds::seeds;
 
 #[test]
 fn the_corpus_is_read_without_harm() {
-    for (path, data) in corpus() {
-        println!("{}", path.display());
+    for (_, data) in seeds("signer_socket") {
         body::run(&data);
     }
 }
@@ -38,7 +26,7 @@ async fn the_corpus_on_the_socket_disturbs_nobody() {
     let home = Home::new();
     let running = home.start();
     let client = Client::connect(home.socket()).await.expect("connect");
-    for (nonce, (path, data)) in (0..).zip(corpus()) {
+    for (nonce, (path, data)) in (0..).zip(seeds("signer_socket")) {
         let mut stream = home.dial();
         let _ = stream.write_all(&data);
         stream.shutdown(std::net::Shutdown::Write).expect("no more");
@@ -59,7 +47,7 @@ proptest! {
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        let files = corpus();
+        let files: Vec<_> = seeds("signer_socket").collect();
         let (mut data, rest) = (first.get(&files).1.clone(), &second.get(&files).1);
         for (at, byte) in edits {
             let at = at.index(data.len());
