@@ -57,6 +57,8 @@ pub enum DiskError {
     Table(#[from] GptError),
     #[error("the partition {0} is not where it should be; is sfdisk of another kind?")]
     Elsewhere(String),
+    #[error("the partition table was made for sectors of {found} bytes, and {wanted} were asked for")]
+    Sectors { found: u32, wanted: u32 },
     #[error("{label} has {bytes} bytes, and its partition {room}")]
     TooLarge { label: String, bytes: u64, room: u64 },
 }
@@ -78,10 +80,15 @@ pub fn make(workshop: &Workshop, work: &Path, file: &str, parts: &Parts<'_>) -> 
     let disk = File::create(&target).map_err(failed("make", &target))?;
     disk.set_len(whole).map_err(failed("size", &target))?;
     let script = script(&planned, parts.sector_bytes, whole);
-    let command = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", file];
+    // A file has no sectors of its own, and without this option they are taken to have 512 bytes, whatever the script says.
+    let sector_bytes = parts.sector_bytes.to_string();
+    let command = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--sector-size", &sector_bytes, file];
     workshop.run_with(work, &[], &command, &[], script.as_bytes())?;
     let mut disk = fs::OpenOptions::new().read(true).write(true).open(&target).map_err(failed("open", &target))?;
     let table = Table::read(&mut disk)?;
+    if table.sector_bytes != parts.sector_bytes {
+        return Err(DiskError::Sectors { found: table.sector_bytes, wanted: parts.sector_bytes });
+    }
     let mut expected = ALIGNMENT_BYTES;
     for part in &planned {
         let found = table.by_id(part.id).filter(|found| {
