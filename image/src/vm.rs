@@ -85,7 +85,7 @@ pub enum Bus {
     Nvme,
     /// SATA.
     Ahci,
-    /// An SD card. Its size must be a power of two.
+    /// An SD card. Its size must be a power of two. UEFI firmware for QEMU before 2025.08 has no driver for it.
     Sdhci,
 }
 

@@ -14,9 +14,6 @@ use layout::parts::SETTINGS_LABEL;
 /// What is sold as 4 GB, rounded down to whole MiB; the smallest stick that the image supports.
 pub const SMALLEST_BYTES: u64 = 3_700 << 20;
 
-/// A power of two, as an SD card in QEMU must be.
-pub const CARD_BYTES: u64 = 4 << 30;
-
 /// A stick. Its file stays when this is dropped.
 #[derive(Clone, Debug)]
 pub struct Stick {

@@ -1,9 +1,10 @@
 //! The stick goes from machine part to machine part, and stays the same rig.
+//!
+//! An SD card is not among them: Debian's firmware has no driver for it. The initrd's own tests start from one.
 
 use anyhow::ensure;
 use image::vm::{Bus, SectorBytes};
 use testbed::booted::Booted;
-use testbed::stick::CARD_BYTES;
 
 use crate::lab::{comes_up_as, row};
 
@@ -31,19 +32,6 @@ fn a_stick_that_is_moved_from_bus_to_bus_stays_the_same_rig() {
             took.push(format!("{} {seconds} s", bus.name()));
         }
         Ok(format!("same rig on each: {}", took.join(", ")))
-    });
-}
-
-#[test]
-fn an_sd_card_is_a_stick_too() {
-    row("first boot from an SD card", async |lab| {
-        let mut hardware = lab.hardware("card")?;
-        hardware.bus = Bus::Sdhci;
-        let booted = hardware.boot(&lab.stick("card.raw", CARD_BYTES)?)?;
-        booted.wait_page().await?;
-        let took = booted.elapsed().as_secs();
-        booted.power_off()?;
-        Ok(format!("page after {took} s"))
     });
 }
 
