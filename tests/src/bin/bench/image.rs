@@ -110,9 +110,12 @@ async fn boots(image: &Path, stock: &Path) -> Result<Vec<Figure>> {
     let booted = hardware.boot(&stick)?;
     let face = booted.wait_page().await?;
     let first = booted.elapsed().as_secs_f64();
+    tokio::time::sleep(SETTLES).await;
+    let alone = used_mib(&booted.running)?;
+    let paired = booted.elapsed().as_secs_f64();
     town.pair(&face, SERVING_WITHIN)?;
     booted.wait_serving(1).await?;
-    let earns = booted.elapsed().as_secs_f64();
+    let earns = first + booted.elapsed().as_secs_f64() - paired;
     booted.power_off()?;
     let (mut rig, mut debian) = (Samples::default(), Samples::default());
     for boot in 1..=BOOTS {
@@ -138,7 +141,8 @@ async fn boots(image: &Path, stock: &Path) -> Result<Vec<Figure>> {
         seconds("power-on to the status page: the provider is up", rig.page),
         seconds("plain Debian: power-on to the login prompt", debian.login),
         seconds("power-on to a rig that serves its source again", rig.serving),
-        memory("memory used, idle, all of the rig's programs", rig.used),
+        memory("memory used, idle, all of the rig's programs and no source", vec![alone]),
+        memory("the same with a source in Python that waits for tasks", rig.used),
         memory("plain Debian: memory used, idle, no rig", debian.used),
     ])
 }
