@@ -154,7 +154,7 @@ impl Running {
         self.control.ask("screendump", json!({ "filename": path, "format": "png" })).map(drop)
     }
 
-    /// Asks the guest's balloon driver for its memory.
+    /// Asks the guest's balloon driver for its memory. What it said when it was loaded is not taken for an answer.
     ///
     /// Errors: no driver answers in time.
     pub fn memory(&self, within: Duration) -> Result<Memory, VmError> {
@@ -163,11 +163,15 @@ impl Running {
         polling["value"] = 1.into();
         self.control.ask("qom-set", polling)?;
         let until = Instant::now() + within;
+        let old = self.control.ask("qom-get", property("guest-stats"))?["last-update"].clone();
         loop {
             let told = self.control.ask("qom-get", property("guest-stats"))?;
+            let is_new = told["last-update"] != old;
             // What the guest does not know is all ones; before its first answer nothing is there.
             let number = |name: &str| told["stats"][name].as_u64().filter(|bytes| *bytes != u64::MAX && *bytes > 0);
-            if let (Some(total), Some(available)) = (number("stat-total-memory"), number("stat-available-memory")) {
+            if let (true, Some(total), Some(available)) =
+                (is_new, number("stat-total-memory"), number("stat-available-memory"))
+            {
                 return Ok(Memory { total, available });
             }
             if Instant::now() > until {
