@@ -95,7 +95,7 @@ flipped_bits_are_refused_by_the_code_that_boots() {
         no_flip_in_the_image_that_was_built | tee "$RIG_VM_DIR/flips.log"
     [ "${PIPESTATUS[0]}" -eq 0 ] || return 1
     said=$(awk '{ count[$2] += $3 }
-        END { printf "%d refused, %d harmless, %d accepted", count["refused"], count["harmless"], count["accepted"] }' \
+        END { printf "%d refused, %d harmless, %d accepted", count["refused"], count["harmless"], count["ACCEPTED"] }' \
         "$RIG_VM_DIR/flips.log")
     printf 'row: bits flipped, judged without a boot | %s\n' "$said"
 }
