@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The image on hardware that moves, breaks, forgets and is tampered with: every row is a real boot in QEMU.
 #
-#   tests/vm.sh              all rows, one after the other; writes the table tests/reports/vm.md. Two hours.
+#   tests/vm.sh              all rows, one after the other; writes the table tests/reports/vm.md. An hour and a half.
 #   tests/vm.sh --again      the same, without the rows that passed before with the same image.
 #   tests/vm.sh WORD…        the rows whose names have one of the words; the table stays as it is.
 #
