@@ -72,7 +72,10 @@ fn build() -> Result<(PathBuf, Vec<Figure>)> {
     let built: Value = serde_json::from_slice(&output.stdout).context("what rig image build says")?;
     let mut figures =
         vec![figure("building the image, packages in the cache", "s", vec![took], "this machine's cores")];
-    for step in built["steps"].as_array().map_or(&[][..], Vec::as_slice) {
+    let steps = built["steps"].as_array().map_or(&[][..], Vec::as_slice);
+    let cpu_ms: f64 = steps.iter().filter_map(|step| step["cpu_ms"].as_f64()).sum();
+    figures.push(figure("the same, of processor", "s", vec![cpu_ms / 1e3], "this machine's cores"));
+    for step in steps {
         let what = format!("  step {}", step["step"].as_str().unwrap_or_default());
         let ms = step["elapsed_ms"].as_f64().unwrap_or_default();
         figures.push(figure(&what, "s", vec![ms / 1e3], "this machine's cores"));
