@@ -94,6 +94,9 @@ const MAY_HOLD_KEYS: [&str; 7] = [
     "provisioning/src/devnet/",
 ];
 
+/// Where a process sets its umask: the runner before its first thread, and a jail's process, which is alone.
+const MAY_SET_UMASK: [&str; 2] = ["appliance/runner/src/main.rs", "appliance/runner/src/jail/privileges.rs"];
+
 /// Files and folders with unsafe code: system calls that have no safe wrapper, C libraries that are opened while we run,
 /// libraries that stand in for them, and tests that make the calls a jail must refuse.
 const UNSAFE: [&str; 9] = [
@@ -222,6 +225,13 @@ fn private_keys_are_named_by_their_holders_only() {
     let others = files().into_iter().filter(|file| file.is_production() && !file.is_under(&MAY_HOLD_KEYS));
     let broken = others.flat_map(|file| file.places(file.shipped_code(), &KEYS)).collect();
     assert_none(broken, "a private key is named elsewhere");
+}
+
+#[test]
+fn no_thread_changes_the_umask_of_all_threads() {
+    let others = files().into_iter().filter(|file| file.is_production() && !file.is_under(&MAY_SET_UMASK));
+    let broken = others.flat_map(|file| file.places(file.shipped_code(), &["umask("])).collect();
+    assert_none(broken, "a umask is set elsewhere");
 }
 
 #[test]

@@ -101,6 +101,10 @@ fn serve(run: &Run) -> anyhow::Result<Outcome> {
     signals.thread_block().context("block signals")?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("await signals")?;
 
+    // What is made for jails has the mode that it is given, whatever umask its starter had. Before any thread, because it
+    // is that of all.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+
     let notifier = Notifier::from_environment();
     notifier.status("clears what an earlier runner left");
     allow_descriptors().context("raise the limit of descriptors")?;

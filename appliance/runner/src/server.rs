@@ -55,6 +55,16 @@ struct Served(Arc<AtomicUsize>);
 
 type Answer = Result<(Reply, Option<Arc<OwnedFd>>), Refusal>;
 
+// === impl ListenError ===
+
+impl ListenError {
+    /// What wraps the error of `operation` on `path`.
+    fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { operation, path, source }
+    }
+}
+
 // === impl Server ===
 
 impl Server {
@@ -66,22 +76,8 @@ impl Server {
         sources: Arc<Sources>,
         direct: Arc<Late>,
     ) -> Result<Self, ListenError> {
-        let failed = |operation| {
-            let path = path.to_owned();
-            move |source| ListenError { operation, path, source }
-        };
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove")(error)),
-            _ => {}
-        }
-        let address = SocketAddrUnix::new(path).map_err(|errno| failed("name")(errno.into()))?;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|errno| failed("make")(errno.into()))?;
-        // Born closed to all others; `chmod` after `bind` would leave a moment.
-        let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-        let bound = bind(&socket, &address);
-        rustix::process::umask(umask);
-        bound.map_err(|errno| failed("bind")(errno.into()))?;
+        let failed = |operation| ListenError::at(operation, path);
+        let socket = bind_closed(path)?;
         if let Some(owner) = allowed.first() {
             chown(path, Some(*owner), None).map_err(failed("give away"))?;
         }
@@ -220,4 +216,66 @@ fn answer(request: Request, fds: Vec<OwnedFd>, sources: &Arc<Sources>, direct: &
         }
     };
     Ok((reply, None))
+}
+
+/// A socket bound to `path`, in place of what is there, which nobody but the owner can reach.
+fn bind_closed(path: &Path) -> Result<OwnedFd, ListenError> {
+    let failed = |operation| ListenError::at(operation, path);
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove")(error)),
+        _ => {}
+    }
+    let address = SocketAddrUnix::new(path).map_err(|errno| failed("name")(errno.into()))?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| failed("make")(errno.into()))?;
+    // The file is born with the mode of its socket. A `chmod` after `bind` would leave a moment, and an umask around it
+    // would be that of all threads.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))
+        .map_err(|errno| failed("close")(errno.into()))?;
+    bind(&socket, &address).map_err(|errno| failed("bind")(errno.into()))?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("it is there").permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_socket_is_born_closed_to_all_but_its_owner() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runner.sock");
+        let _socket = bind_closed(&path).expect("it binds");
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    // Once, binding changed the umask, which all threads share: what another made in that moment for jails was closed to
+    // them, and a GPU was given up because its canary could not reach /etc.
+    #[test]
+    fn binding_takes_no_rights_from_what_other_threads_make_meanwhile() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bound = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for _ in 0..2_000 {
+                    bind_closed(&folder.path().join("runner.sock")).expect("it binds");
+                }
+                bound.store(true, Ordering::Release);
+            });
+            let mut made = 0_u32;
+            while !bound.load(Ordering::Acquire) {
+                let other = folder.path().join(made.to_string());
+                std::fs::create_dir(&other).expect("a folder in it");
+                let mode = mode(&other);
+                std::fs::remove_dir(&other).expect("it is empty");
+                assert_eq!(mode & 0o055, 0o055, "folder {made}");
+                made += 1;
+            }
+        });
+    }
 }
