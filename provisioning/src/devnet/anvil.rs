@@ -213,6 +213,8 @@ fn arguments(options: &AnvilOptions<'_>, accounts: &Path) -> Vec<OsString> {
     arguments.extend(["--balance".into(), BALANCE_COINS.to_string().into()]);
     arguments.extend(["--gas-limit".into(), BLOCK_GAS.to_string().into()]);
     arguments.extend(["--config-out".into(), accounts.into()]);
+    // States of old blocks, up to 2 GB of them, which it writes to its user's home otherwise and leaves there.
+    arguments.extend(["--cache-path".into(), options.scratch.join("blocks").into()]);
     // The real chain is of another lineage and has none of the system contracts that later forks bring; on anvil they
     // make each block dearer than the one before it.
     arguments.extend(["--hardfork".into(), "paris".into()]);

@@ -77,6 +77,19 @@ fn sigterm_and_sigint_end_it_in_order_and_leave_no_anvil() {
     }
 }
 
+// Once, what anvil wrote of old blocks stayed in its user's home: 14 GB after a day of tests.
+#[tokio::test]
+async fn what_it_wrote_of_old_blocks_goes_with_it() {
+    let stage = Stage::new();
+    let mut devnet = stage.devnet(&[]);
+    let chain: RootProvider = RootProvider::new_http(devnet.ready.rpc.clone());
+    // More than it keeps in memory.
+    chain.raw_request::<_, Value>("anvil_mine".into(), ["0x400"]).await.unwrap();
+    assert!(devnet.signal(Signal::SIGTERM).success());
+    let left: Vec<_> = std::fs::read_dir(stage.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn killing_it_ends_anvil_too_and_keeps_the_state() {
     let stage = Stage::new();

@@ -20,6 +20,7 @@ use chain::{
 };
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use url::Url;
 
 /// The first of the accounts that anvil is born with, and signs for.
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The running node.
 pub(crate) struct Anvil {
     child: Child,
+    /// Where it writes states of old blocks; goes after it.
+    _blocks: TempDir,
     pub(crate) url: Url,
     pub(crate) provider: RootProvider,
 }
@@ -46,8 +49,10 @@ impl Anvil {
             binary.exists(),
             "anvil is missing: run `npm i --prefix target/devnet @foundry-rs/anvil@1.7.1` at the top"
         );
+        let blocks = TempDir::new().expect("a folder");
         let mut child = Command::new(binary)
-            .args(["--port", "0", "--host", "127.0.0.1"])
+            .args(["--port", "0", "--host", "127.0.0.1", "--cache-path"])
+            .arg(blocks.path())
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
@@ -60,7 +65,7 @@ impl Anvil {
         let address = line.trim_start_matches("Listening on").trim();
         let url: Url = format!("http://{address}").parse().expect("an address");
         let provider = RootProvider::new_http(url.clone());
-        Self { child, url, provider }
+        Self { child, _blocks: blocks, url, provider }
     }
 
     pub(crate) fn network(&self) -> Network {
