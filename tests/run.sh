@@ -6,21 +6,32 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 exec </dev/null
+# What is built once needs no parts to build it again from: a tenth of target/.
+export CARGO_INCREMENTAL=0
 export RIG_CUDA_TOOLKIT=$PWD/target/cuda-toolkit
 
 began=$SECONDS
 failed=0
+broken=()
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - began))"; }
+# A full disk breaks whatever comes next, in words of its own: each line tells what was left.
+say() {
+    local free
+    free=$(df --output=avail --block-size=1M . | tail -n1)
+    printf '\n== %s (%d s, %d MiB of disk)\n' "$*" "$((SECONDS - began))" "$free"
+}
 
 # step NAME COMMAND…: runs on, whatever happened before, so that one look at the end tells all.
 step() {
     say "$1"
     "${@:2}" 2>&1 | tee -a "$log"
     local status=${PIPESTATUS[0]}
-    [ "$status" -eq 0 ] || printf 'FAILED: %s\n' "$1"
+    if [ "$status" -ne 0 ]; then
+        printf 'FAILED: %s\n' "$1"
+        broken+=("$1")
+    fi
     return "$status"
 }
 
@@ -64,6 +75,10 @@ test_step "documentation tests" cargo test --workspace --locked --no-fail-fast -
 if grep --quiet '^test result: FAILED' "$log"; then
     say "what failed"
     awk '/^failures:$/ { shown = 1 } /^test result: / { shown = 0 } shown' "$log" | tail --lines=200
+fi
+if [ "${#broken[@]}" -gt 0 ]; then
+    printf '\nfailed steps:\n'
+    printf '  %s\n' "${broken[@]}"
 fi
 
 passed=$(count passed)
