@@ -5,6 +5,7 @@
 //! has a bound, and names no more of a URL than its host, since a path may hold an access token.
 
 pub mod keep;
+mod machine;
 mod network;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -18,6 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 use signer::{Identity, KeyState, Tier};
 
+pub use self::machine::Machine;
 use crate::identity::Seen;
 use crate::settings::RigName;
 
@@ -59,8 +61,8 @@ pub struct Face {
     pub name: RigName,
     /// The software's version.
     pub version: &'static str,
-    /// Seconds since the machine started, if it says so.
-    pub uptime_s: Option<u64>,
+    /// What it runs on.
+    pub machine: Machine,
     /// The account that signs.
     #[serde(serialize_with = "checksummed")]
     pub address: Address,
@@ -147,7 +149,7 @@ pub struct GpuRow {
 impl Face {
     /// The rig of `plate`, whose signer said `seen`, that answers `rig status` with `status`, and `rig gpu` with `gpus`
     /// if GPUs are used.
-    pub fn of(plate: &Plate, seen: &Seen, status: &Value, gpus: &Value, uptime_s: Option<u64>) -> Face {
+    pub fn of(plate: &Plate, seen: &Seen, status: &Value, gpus: &Value, machine: Machine) -> Face {
         let identity: &Identity = &seen.identity;
         let sources = status["sources"].as_array().map_or(&[][..], Vec::as_slice);
         let gpus = gpus["gpus"].as_array().map_or(&[][..], Vec::as_slice);
@@ -156,7 +158,7 @@ impl Face {
         Face {
             name: plate.name.clone(),
             version: env!("CARGO_PKG_VERSION"),
-            uptime_s,
+            machine,
             address: identity.address,
             owner: plate.owner,
             chain_id: plate.chain_id,
@@ -314,7 +316,7 @@ mod tests {
         assert!(face.is_paired && face.is_well_kept());
         assert_eq!(face.gpus[1], GpuRow { model: "NVIDIA GeForce RTX 4090".into(), state: "needs reset".into() });
         assert_eq!(face.sources[1].why.as_deref(), Some("pulling"));
-        let empty = Face::of(&samples::plate(), &samples::seen(KeyState::Open), &Value::Null, &Value::Null, None);
+        let empty = Face::of(&samples::plate(), &samples::seen(KeyState::Open), &Value::Null, &Value::Null, Machine::default());
         assert!(empty.phase.is_none() && !empty.is_paired && empty.sources.is_empty() && empty.gpus.is_empty());
     }
 
@@ -332,7 +334,7 @@ mod tests {
     fn a_face_shows_so_many_sources_and_says_how_many_there_are() {
         let many: Vec<Value> = (0..500).map(|_| serde_json::json!({ "source": "0x1", "stage": "serving" })).collect();
         let status = serde_json::json!({ "sources": many });
-        let face = Face::of(&samples::plate(), &samples::seen(KeyState::Open), &status, &Value::Null, None);
+        let face = Face::of(&samples::plate(), &samples::seen(KeyState::Open), &status, &Value::Null, Machine::default());
         assert_eq!((face.sources.len(), face.sources_known), (SOURCES_MAX, 500));
     }
 }

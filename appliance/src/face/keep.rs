@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::network::addresses;
-use super::{Face, Plate};
+use super::{Face, Machine, Plate};
 use crate::gpus::Gpus;
 use crate::identity::Seen;
 use crate::provider::Parcel;
@@ -39,7 +39,7 @@ pub struct Sources {
 
 /// A face that is kept until `stop`. The first one says only who the rig is.
 pub fn keep(sources: Sources, stop: CancellationToken) -> Shown {
-    let first = Face::of(&sources.plate, &sources.seen.borrow(), &Value::Null, &Value::Null, uptime_s());
+    let first = Face::of(&sources.plate, &sources.seen.borrow(), &Value::Null, &Value::Null, Machine::now());
     let first = first.with_notices(&boot::notices::read(&sources.plate.notices));
     let (send, shown) = watch::channel(Arc::new(first));
     tokio::spawn(async move {
@@ -66,9 +66,9 @@ async fn look(mut sources: Sources, send: watch::Sender<Arc<Face>>) {
         }
         let Ok(status) = answer.await else { return };
         let seen = sources.seen.borrow_and_update().clone();
-        // A few small files in memory; reading them takes no time worth a thread.
+        // Small files in memory, and some hundred of the kernel's; reading them takes no time worth a thread.
         let notices = boot::notices::read(&sources.plate.notices);
-        let face = Face::of(&sources.plate, &seen, &status, &gpus, uptime_s()).with_notices(&notices);
+        let face = Face::of(&sources.plate, &seen, &status, &gpus, Machine::now()).with_notices(&notices);
         let face = face.with_network(addresses());
         send.send_replace(Arc::new(face));
         tokio::select! {
@@ -76,10 +76,4 @@ async fn look(mut sources: Sources, send: watch::Sender<Arc<Face>>) {
             changed = sources.seen.changed() => if changed.is_err() { tokio::time::sleep(LOOK_EVERY).await },
         }
     }
-}
-
-/// Seconds since the machine started.
-fn uptime_s() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    text.split('.').next()?.parse().ok()
 }

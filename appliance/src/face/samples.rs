@@ -17,6 +17,11 @@ pub(crate) fn seen(state: KeyState) -> Seen {
     Seen::first(Identity { address, tier: Tier::B, fields: 0, state, replaces })
 }
 
+fn machine(uptime_s: u64) -> Machine {
+    let (memory_used_mib, memory_mib) = (Some(1210), Some(7935));
+    Machine { uptime_s: Some(uptime_s), memory_used_mib, memory_mib, processes: Some(38) }
+}
+
 /// A rig that earns.
 pub(crate) fn paired() -> Face {
     let status = json!({
@@ -35,7 +40,7 @@ pub(crate) fn paired() -> Face {
         { "gpu": { "model": "NVIDIA GeForce RTX 4090" }, "state": { "state": "offered" } },
         { "gpu": { "model": "NVIDIA GeForce RTX 4090" }, "state": { "state": "needs-reset", "why": "bus error" } },
     ] });
-    Face::of(&plate(), &seen(KeyState::Open), &status, &gpus, Some(1_036_800))
+    Face::of(&plate(), &seen(KeyState::Open), &status, &gpus, machine(1_036_800))
 }
 
 /// A new rig before its owner has done anything.
@@ -55,5 +60,5 @@ fn unpaired(state: KeyState, trouble: &Value) -> Face {
         "gas_wei": "0x0", "lockup_wei": "0x0", "jobs": { "running": 0, "settled": 0 }, "sources": [],
         "trouble": trouble,
     });
-    Face::of(&plate(), &seen(state), &status, &Value::Null, Some(95))
+    Face::of(&plate(), &seen(state), &status, &Value::Null, machine(95))
 }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Write};
 
 use super::qr;
-use crate::face::{Face, GpuRow, SourceRow};
+use crate::face::{Face, GpuRow, Machine, SourceRow};
 
 /// Seconds after which a browser asks again.
 const REFRESH_S: u32 = 10;
@@ -67,7 +67,7 @@ pub(super) fn page(face: &Face) -> String {
          </footer>\n</main>\n</body>\n</html>\n",
         Words(&words),
         Text(face.version),
-        uptime(face.uptime_s),
+        uptime(face.machine.uptime_s),
     )
 }
 
@@ -144,6 +144,9 @@ fn facts(face: &Face) -> String {
         row("Tasks", &format!("{running} running, {paid} paid"));
     }
     row("Chain", &face.chain_id.to_string());
+    if let Some(machine) = machine(&face.machine) {
+        row("Machine", &machine);
+    }
     format!("<section><h2>Now</h2><dl>{rows}</dl></section>\n")
 }
 
@@ -169,6 +172,14 @@ fn sources(face: &Face) -> String {
         more => format!("<ul>{rows}</ul><p class=\"soft small\">and {more} more</p>"),
     };
     format!("<section><h2>Sources</h2>{body}</section>\n")
+}
+
+fn machine(machine: &Machine) -> Option<String> {
+    let memory = machine.memory_used_mib.zip(machine.memory_mib);
+    let memory = memory.map(|(used, all)| format!("{used} of {all} MiB of memory used"));
+    let processes = machine.processes.map(|count| format!("{count} processes"));
+    let facts: Vec<String> = memory.into_iter().chain(processes).collect();
+    (!facts.is_empty()).then(|| facts.join(", "))
 }
 
 fn uptime(uptime_s: Option<u64>) -> String {

@@ -77,11 +77,15 @@ async fn the_page_and_its_facts_are_served() {
     for words in ["attic", "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf", "RTX 4090", "1284 paid", "up 12 d 0 h"] {
         assert!(answer.contains(words), "{words}");
     }
+    assert!(answer.contains("<dt>Machine</dt><dd>1210 of 7935 MiB of memory used, 38 processes</dd>"), "{answer}");
     let answer = served.say(b"GET /status.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
     let json = answer.split_once("\r\n\r\n").expect("a body").1;
     let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
     assert_eq!(json["address"], "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf");
     assert_eq!((&json["tier"], &json["state"]), (&serde_json::json!("B"), &serde_json::json!("open")));
+    let machine =
+        serde_json::json!({ "uptime_s": 1_036_800, "memory_used_mib": 1210, "memory_mib": 7935, "processes": 38 });
+    assert_eq!(json["machine"], machine);
 }
 
 #[test]
