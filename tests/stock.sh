@@ -23,7 +23,15 @@ mmdebstrap --quiet --mode=root --variant=important --include="$PACKAGES" "$SUITE
 printf 'LABEL=stock / ext4 defaults 0 1\n' >"$root/etc/fstab"
 printf 'stock\n' >"$root/etc/hostname"
 printf '[Match]\nName=e*\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/10-wired.network"
-chroot "$root" systemctl --quiet enable systemd-networkd serial-getty@ttyS0
+# What it runs when it is left alone, said once on the serial port: as the rig counts, without the kernel's own.
+cat >"$root/etc/systemd/system/count.service" <<'UNIT'
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'count=$(find /sys/fs/cgroup -mindepth 2 -name cgroup.procs ! -path "*/count.service/*" -exec cat {} + | wc -l); echo "stock processes: $count." >/dev/ttyS0'
+UNIT
+printf '[Timer]\nOnActiveSec=90\nAccuracySec=1\n[Install]\nWantedBy=timers.target\n' \
+    >"$root/etc/systemd/system/count.timer"
+chroot "$root" systemctl --quiet enable systemd-networkd serial-getty@ttyS0 count.timer
 
 truncate -s "${ESP_MIB}M" "$work/esp"
 mformat -i "$work/esp" -F -v STOCK ::
