@@ -316,7 +316,8 @@ mod tests {
         assert!(face.is_paired && face.is_well_kept());
         assert_eq!(face.gpus[1], GpuRow { model: "NVIDIA GeForce RTX 4090".into(), state: "needs reset".into() });
         assert_eq!(face.sources[1].why.as_deref(), Some("pulling"));
-        let empty = Face::of(&samples::plate(), &samples::seen(KeyState::Open), &Value::Null, &Value::Null, Machine::default());
+        let empty =
+            Face::of(&samples::plate(), &samples::seen(KeyState::Open), &Value::Null, &Value::Null, Machine::default());
         assert!(empty.phase.is_none() && !empty.is_paired && empty.sources.is_empty() && empty.gpus.is_empty());
     }
 
@@ -334,7 +335,8 @@ mod tests {
     fn a_face_shows_so_many_sources_and_says_how_many_there_are() {
         let many: Vec<Value> = (0..500).map(|_| serde_json::json!({ "source": "0x1", "stage": "serving" })).collect();
         let status = serde_json::json!({ "sources": many });
-        let face = Face::of(&samples::plate(), &samples::seen(KeyState::Open), &status, &Value::Null, Machine::default());
+        let face =
+            Face::of(&samples::plate(), &samples::seen(KeyState::Open), &status, &Value::Null, Machine::default());
         assert_eq!((face.sources.len(), face.sources_known), (SOURCES_MAX, 500));
     }
 }

@@ -7,8 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use layout::gpt::Guid;
-use layout::verity::{RootHash, RootHashError};
-use sha2::{Digest, Sha256};
+use layout::verity::{self, RootHash, RootHashError};
 use thiserror::Error;
 
 use crate::workshop::{Workshop, WorkshopError};
@@ -68,13 +67,17 @@ pub fn pack(
     Ok(target)
 }
 
-/// Makes the tree of hashes over `work/root.erofs` as `work/root.verity`. The salt is derived from `version`.
+/// Makes the tree of hashes over `work/root.erofs` as `work/root.verity`. The salt is derived from the root's length and
+/// from `version`.
 pub fn hash(workshop: &Workshop, work: &Path, version: &str) -> Result<(PathBuf, RootHash), PackError> {
     let target = work.join("root.verity");
     if target.exists() {
         fs::remove_file(&target).map_err(|source| PackError::Read { path: target.clone(), source })?;
     }
-    let salt = format!("--salt={}", hex::encode(Sha256::digest(format!("rig {version}"))));
+    let root = work.join("root.erofs");
+    let bytes = fs::metadata(&root).map_err(|source| PackError::Read { path: root, source })?.len();
+    let salt = verity::salt(bytes / verity::BLOCK_BYTES, &format!("rig {version}"));
+    let salt = format!("--salt={}", hex::encode(salt));
     let id = format!("--uuid={}", Guid::derived("root.verity"));
     let command = [
         "veritysetup",

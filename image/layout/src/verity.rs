@@ -1,12 +1,15 @@
 //! dm-verity: what makes a root one thing that is either right or refused.
 //!
 //! ```text
-//! block 0     superblock, 512 bytes: kind of hash, sizes, salt. Nothing vouches for it; a wrong one gives wrong hashes.
+//! block 0     superblock, 512 bytes: kind of hash, sizes, salt. Nothing vouches for it; a wrong salt gives wrong hashes.
 //! block 1     top of the tree: its SHA-256 (salt first) is the root hash
 //! ...         each level below: 128 hashes of 32 bytes a block
 //! ```
 //! As `veritysetup format` writes it with SHA-256 and blocks of 4096 bytes; anything else is refused. The root hash names
 //! the partitions too: its first half is the id of the root's, its second half of the tree's.
+//!
+//! The salt begins with the count of blocks ([`salt`]), so that the root hash vouches for the root's length: of a shorter
+//! one the kernel would check each block that it has, and files at its end could not be read.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -18,6 +21,9 @@ use crate::guid::Guid;
 
 /// Bytes of a block, of data and of the tree.
 pub const BLOCK_BYTES: u64 = 4096;
+
+/// Bytes of a salt that we write.
+pub const SALT_BYTES: usize = 32;
 
 /// So many blocks of data at most: 1 TiB, a thousand times what a slot holds.
 pub const DATA_BLOCKS_MAX: u64 = 1 << 28;
@@ -201,6 +207,9 @@ impl Superblock {
             return Err(VerityError::Foreign { what: "its length of the salt", found: salt_bytes.into() });
         }
         let salt = bytes[88..88 + usize::from(salt_bytes)].to_vec();
+        if !salt.starts_with(&data_blocks.to_le_bytes()) {
+            return Err(VerityError::Superblock("its count of data blocks is not the one in its salt"));
+        }
         Ok(Superblock { data_blocks, salt })
     }
 
@@ -238,6 +247,15 @@ impl Superblock {
         let blocks: u64 = level_sizes(self.data_blocks).iter().sum();
         (TREE_AT + blocks) * BLOCK_BYTES
     }
+}
+
+/// The salt of a tree over so many blocks of data: their count, little-endian, and what the name of the release comes
+/// down to.
+#[must_use]
+pub fn salt(data_blocks: u64, release: &str) -> [u8; SALT_BYTES] {
+    let mut salt: [u8; SALT_BYTES] = Sha256::digest(release).into();
+    salt[..8].copy_from_slice(&data_blocks.to_le_bytes());
+    salt
 }
 
 /// Reads all data and the whole tree, and compares them with `root`. `progress` is told how many bytes of data are done.

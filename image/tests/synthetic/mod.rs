@@ -15,7 +15,7 @@ use image::sign;
 use layout::Guid;
 use layout::manifest::Manifest;
 use layout::parts::{ESP_KIND, ESP_LABEL, ROOT_KIND, SETTINGS_KIND, SETTINGS_LABEL, Slot, VERITY_KIND};
-use layout::verity::RootHash;
+use layout::verity::{self, RootHash};
 use sha2::{Digest, Sha256};
 
 const MIB: usize = 1 << 20;
@@ -155,8 +155,8 @@ pub fn program(sections: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// A tree over `data`, and what it comes down to.
 fn tree(data: &[u8]) -> (Vec<u8>, RootHash) {
-    const SALT: &[u8] = b"a salt of 16 b..";
-    let hash = |block: &[u8]| <[u8; 32]>::from(Sha256::new().chain_update(SALT).chain_update(block).finalize());
+    let salt = verity::salt(u64::try_from(data.len() / BLOCK).expect("it is small"), "synthetic");
+    let hash = |block: &[u8]| <[u8; 32]>::from(Sha256::new().chain_update(salt).chain_update(block).finalize());
     let mut superblock = b"verity\0\0".to_vec();
     superblock.extend([1, 0, 0, 0, 1, 0, 0, 0]);
     superblock.extend([7; 16]);
@@ -164,8 +164,8 @@ fn tree(data: &[u8]) -> (Vec<u8>, RootHash) {
     superblock.resize(64, 0);
     superblock.extend([number(BLOCK), number(BLOCK)].concat());
     superblock.extend((data.len() / BLOCK).to_le_bytes());
-    superblock.extend([u8::try_from(SALT.len()).expect("16"), 0, 0, 0, 0, 0, 0, 0]);
-    superblock.extend(SALT);
+    superblock.extend([u8::try_from(salt.len()).expect("32"), 0, 0, 0, 0, 0, 0, 0]);
+    superblock.extend(salt);
     superblock.resize(BLOCK, 0);
     let mut levels = vec![data.to_vec()];
     while levels[levels.len() - 1].len() > BLOCK {

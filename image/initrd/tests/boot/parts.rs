@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use layout::Guid;
-use layout::verity::RootHash;
+use layout::verity::{self, RootHash};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -57,7 +57,9 @@ fn make() -> Parts {
     let (image, tree) = (work.path().join("root.erofs"), work.path().join("root.verity"));
     ran(Command::new("mkfs.erofs").arg("--all-root").arg(&image).arg(&root));
     let hash = work.path().join("hash");
-    ran(Command::new("veritysetup").arg("format").arg("--root-hash-file").arg(&hash).arg(&image).arg(&tree));
+    let blocks = fs::metadata(&image).expect("it was made").len() / verity::BLOCK_BYTES;
+    let salt = format!("--salt={}", hex::encode(verity::salt(blocks, "boot")));
+    ran(Command::new("veritysetup").args(["format", &salt, "--root-hash-file"]).arg(&hash).arg(&image).arg(&tree));
     let read = |path: &Path| fs::read(path).expect("it was made");
     let hash = String::from_utf8(read(&hash)).expect("digits").trim().parse().expect("a root hash");
     Parts { init: programs.join("rig-init"), root: read(&image), tree: read(&tree), hash }

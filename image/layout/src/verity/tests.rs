@@ -7,7 +7,7 @@ use super::*;
 /// Made with `veritysetup format --salt=… --uuid=…` (cryptsetup 2.6.1) of [`golden_data`], which has 130 blocks: two
 /// blocks of hashes, and one above them.
 const GOLDEN_TREE: &[u8] = include_bytes!("golden.tree");
-const GOLDEN_ROOT: &str = "27520ba0891deee4feb4f1d8dd2919ba0ff824d33d2e21d04906c3d31c5d9854";
+const GOLDEN_ROOT: &str = "7df8385cea6dfb32440e1cd3c497f85f18cfd603aef27177e9c46b3df459214e";
 
 /// Every block begins with its number, and has a byte here and there that no other has.
 fn golden_data() -> Vec<u8> {
@@ -27,8 +27,9 @@ fn result(data: &[u8], tree: &[u8]) -> Result<(), VerityError> {
     check(&mut Cursor::new(data), &mut Cursor::new(tree), &root(), &mut |_| {})
 }
 
-/// A tree as `veritysetup` writes it, over data of any length.
-fn built(data: &[u8], salt: &[u8]) -> (Vec<u8>, RootHash) {
+/// A tree as `veritysetup` writes it, over data of any length; `rest` is the salt behind the count.
+fn built(data: &[u8], rest: &[u8]) -> (Vec<u8>, RootHash) {
+    let salt = &[&u64::try_from(data.len() / BLOCK).unwrap().to_le_bytes(), rest].concat();
     let mut levels: Vec<Vec<u8>> = Vec::new();
     let mut below = data.to_vec();
     while below.len() > BLOCK {
@@ -62,7 +63,7 @@ fn what_veritysetup_made_is_right() {
 fn the_table_line_is_the_one_that_veritysetup_loads() {
     let superblock = Superblock::read(&mut Cursor::new(GOLDEN_TREE)).expect("it is right");
     let line = superblock.table_line("254:3", "254:4", &root(), &["restart_on_corruption"]);
-    let salt = "0123456789abcdef".repeat(4);
+    let salt = format!("8200000000000000{}", "0123456789abcdef".repeat(3));
     assert_eq!(line, format!("1 254:3 254:4 4096 4096 130 1 sha256 {GOLDEN_ROOT} {salt} 1 restart_on_corruption"));
     let bare = Superblock { data_blocks: 1, salt: Vec::new() }.table_line("a", "b", &root(), &[]);
     assert_eq!(bare, format!("1 a b 4096 4096 1 1 sha256 {GOLDEN_ROOT} -"));
@@ -112,12 +113,35 @@ fn bad_data(result: Result<(), VerityError>, at: usize) {
 #[test]
 fn another_salt_or_root_is_refused_at_the_top() {
     let mut tree = GOLDEN_TREE.to_vec();
-    tree[88] ^= 1;
+    tree[88 + 8] ^= 1;
     assert!(matches!(result(&golden_data(), &tree), Err(VerityError::BadTree { block: 1 })));
     let mut other = root();
     other.0[31] ^= 1;
     let checked = check_first(&mut Cursor::new(golden_data()), &mut Cursor::new(GOLDEN_TREE), &other);
     assert!(matches!(checked, Err(VerityError::BadTree { block: 1 })));
+}
+
+// Once, a root of another length was taken where the tree led the same way: of a shorter one the end could not be read.
+#[test]
+fn no_bit_of_the_length_can_be_another() {
+    for bit in 0..64 {
+        let mut tree = GOLDEN_TREE.to_vec();
+        tree[72 + bit / 8] ^= 1 << (bit % 8);
+        let checked = check_first(&mut Cursor::new(golden_data()), &mut Cursor::new(&tree), &root());
+        let is_refused = matches!(checked, Err(VerityError::Superblock(_) | VerityError::Foreign { .. }));
+        assert!(is_refused, "bit {bit}: {checked:?}");
+        // With the salt's count the same, the hashes are others.
+        tree[88 + bit / 8] ^= 1 << (bit % 8);
+        let checked = check_first(&mut Cursor::new(golden_data()), &mut Cursor::new(&tree), &root());
+        assert!(checked.is_err(), "bit {bit}: {checked:?}");
+    }
+}
+
+#[test]
+fn a_salt_is_the_count_and_the_release() {
+    let salt = salt(130, "rig 0.1.0");
+    assert_eq!(salt[..8], 130_u64.to_le_bytes());
+    assert_eq!(salt[8..], Sha256::digest("rig 0.1.0")[8..]);
 }
 
 #[test]
@@ -131,7 +155,7 @@ fn a_tree_or_data_that_ends_early_says_where() {
 
 #[test]
 fn a_superblock_that_is_not_ours_is_refused() {
-    let table: [(usize, &[u8], &str); 12] = [
+    let table: [(usize, &[u8], &str); 16] = [
         (0, b"x", "no verity superblock: the partition does not begin with one"),
         (8, &[2], "the verity superblock is not one of ours: its version is 2"),
         (12, &[0], "the verity superblock is not one of ours: its kind of hash is 0"),
@@ -139,6 +163,10 @@ fn a_superblock_that_is_not_ours_is_refused() {
         (38, b"x", "no verity superblock: its hash is not sha256"),
         (64, &[0, 2], "the verity superblock is not one of ours: its size of a data block is 512"),
         (68, &[0, 32], "the verity superblock is not one of ours: its size of a hash block is 8192"),
+        (72, &[129], "no verity superblock: its count of data blocks is not the one in its salt"),
+        (88, &[129], "no verity superblock: its count of data blocks is not the one in its salt"),
+        (80, &[7, 0], "no verity superblock: its count of data blocks is not the one in its salt"),
+        (80, &[0, 0], "no verity superblock: its count of data blocks is not the one in its salt"),
         (72, &[0], "the verity superblock is not one of ours: its count of data blocks is 0"),
         (76, &[1], "the verity superblock is not one of ours: its count of data blocks is 4294967426"),
         (79, &[255], "the verity superblock is not one of ours: its count of data blocks is 18374686479671623810"),
