@@ -22,9 +22,6 @@ use crate::guid::Guid;
 /// Bytes of a block, of data and of the tree.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// Bytes of a salt that we write.
-pub const SALT_BYTES: usize = 32;
-
 /// So many blocks of data at most: 1 TiB, a thousand times what a slot holds.
 pub const DATA_BLOCKS_MAX: u64 = 1 << 28;
 
@@ -217,7 +214,7 @@ impl Superblock {
     /// `options` are words that stand alone, such as `restart_on_corruption`.
     #[must_use]
     pub fn table_line(&self, data: &str, hash: &str, root: &RootHash, options: &[&str]) -> String {
-        let salt = if self.salt.is_empty() { "-".to_owned() } else { hex::encode(&self.salt) };
+        let salt = hex::encode(&self.salt);
         let blocks = self.data_blocks;
         let mut line = format!("1 {data} {hash} {BLOCK_BYTES} {BLOCK_BYTES} {blocks} {TREE_AT} sha256 {root} {salt}");
         if !options.is_empty() {
@@ -252,8 +249,8 @@ impl Superblock {
 /// The salt of a tree over so many blocks of data: their count, little-endian, and what the name of the release comes
 /// down to.
 #[must_use]
-pub fn salt(data_blocks: u64, release: &str) -> [u8; SALT_BYTES] {
-    let mut salt: [u8; SALT_BYTES] = Sha256::digest(release).into();
+pub fn salt(data_blocks: u64, release: &str) -> [u8; 32] {
+    let mut salt: [u8; 32] = Sha256::digest(release).into();
     salt[..8].copy_from_slice(&data_blocks.to_le_bytes());
     salt
 }

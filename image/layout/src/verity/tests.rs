@@ -65,8 +65,8 @@ fn the_table_line_is_the_one_that_veritysetup_loads() {
     let line = superblock.table_line("254:3", "254:4", &root(), &["restart_on_corruption"]);
     let salt = format!("8200000000000000{}", "0123456789abcdef".repeat(3));
     assert_eq!(line, format!("1 254:3 254:4 4096 4096 130 1 sha256 {GOLDEN_ROOT} {salt} 1 restart_on_corruption"));
-    let bare = Superblock { data_blocks: 1, salt: Vec::new() }.table_line("a", "b", &root(), &[]);
-    assert_eq!(bare, format!("1 a b 4096 4096 1 1 sha256 {GOLDEN_ROOT} -"));
+    let bare = Superblock { data_blocks: 1, salt: vec![1, 0, 0, 0, 0, 0, 0, 0] }.table_line("a", "b", &root(), &[]);
+    assert_eq!(bare, format!("1 a b 4096 4096 1 1 sha256 {GOLDEN_ROOT} 0100000000000000"));
 }
 
 #[test]
