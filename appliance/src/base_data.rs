@@ -7,20 +7,19 @@ use runner::protocol::Gpus;
 use serde_json::{Value, json};
 use signer::Identity;
 
+use crate::memory::kib;
+
 /// The document for a machine whose `/proc/cpuinfo` and `/proc/meminfo` read so, and whose GPUs are these; `None` where
 /// the rig offers none. `identity` says how well the key is kept.
 pub fn document(cpuinfo: &str, meminfo: &str, gpus: Option<&Gpus>, identity: &Identity) -> Vec<u8> {
-    let field = |text: &str, name: &str| {
-        text.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            (key.trim() == name).then(|| value.trim().to_owned())
-        })
-    };
+    let model = cpuinfo.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == "model name").then(|| value.trim())
+    });
     let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
-    let ram_kib: Option<u64> = field(meminfo, "MemTotal").and_then(|text| text.split_whitespace().next()?.parse().ok());
-    let ram: Value = ram_kib.map_or_else(|| "N/A".into(), |kib| kib.div_ceil(1 << 20).into());
+    let ram: Value = kib(meminfo, "MemTotal").map_or_else(|| "N/A".into(), |kib| kib.div_ceil(1 << 20).into());
     let document = json!({
-        "cpu": { "model": field(cpuinfo, "model name").unwrap_or_else(|| "N/A".into()), "cores": cores },
+        "cpu": { "model": model.unwrap_or("N/A"), "cores": cores },
         "gpu": gpu::base_data::gpu_member(&inventory(gpus)),
         "ram": { "total": { "value": ram, "unit": "GB" } },
         "version": env!("CARGO_PKG_VERSION"),

@@ -57,12 +57,14 @@ fn is_short_now(proc: &Path) -> bool {
     is_little_left(&read("meminfo")) || is_pressed(&read("pressure/memory"))
 }
 
+/// What `/proc/meminfo` says of `key`, in KiB.
+pub(crate) fn kib(meminfo: &str, key: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn is_little_left(meminfo: &str) -> bool {
-    let kib = |key: &str| -> Option<u64> {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    let (Some(all), Some(left)) = (kib("MemTotal"), kib("MemAvailable")) else { return false };
+    let (Some(all), Some(left)) = (kib(meminfo, "MemTotal"), kib(meminfo, "MemAvailable")) else { return false };
     left < LEFT_MIN_KB.max(all.saturating_mul(LEFT_MIN_PERCENT) / 100)
 }
 

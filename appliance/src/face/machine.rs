@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::memory::kib;
+
 /// How deep groups lie in each other: slice, service, what a service makes below itself, and some.
 const DEPTH_MAX: usize = 8;
 
@@ -33,19 +35,15 @@ impl Machine {
     fn at(proc: &Path, cgroups: &Path) -> Machine {
         let uptime = fs::read_to_string(proc.join("uptime")).unwrap_or_default();
         let meminfo = fs::read_to_string(proc.join("meminfo")).unwrap_or_default();
-        let total = mib(&meminfo, "MemTotal:");
+        let mib = |key| Some(kib(&meminfo, key)? / 1024);
+        let total = mib("MemTotal");
         Machine {
             uptime_s: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()),
-            memory_used_mib: total.zip(mib(&meminfo, "MemAvailable:")).map(|(total, left)| total.saturating_sub(left)),
+            memory_used_mib: total.zip(mib("MemAvailable")).map(|(total, left)| total.saturating_sub(left)),
             memory_mib: total,
             processes: processes(cgroups),
         }
     }
-}
-
-fn mib(meminfo: &str, name: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? / 1024)
 }
 
 /// Counts by groups and not in `/proc`, where this process sees only its own user's. In the root group are the kernel's
@@ -56,18 +54,19 @@ fn processes(root: &Path) -> Option<usize> {
     }
     let mut waiting = vec![(root.to_owned(), 0)];
     let (mut groups, mut count) = (0, 0);
-    while let Some((group, depth)) = waiting.pop() {
+    while let Some((group, depth)) = waiting.pop()
+        && groups < GROUPS_MAX
+    {
+        groups += 1;
         if depth > 0 {
             // A group may end while it is looked at.
             count += fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines().count();
         }
-        groups += 1;
-        if depth == DEPTH_MAX || groups == GROUPS_MAX {
-            continue;
+        if depth < DEPTH_MAX {
+            let entries = fs::read_dir(&group).into_iter().flatten().flatten();
+            let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            waiting.extend(inner.map(|entry| (entry.path(), depth + 1)).take(GROUPS_MAX));
         }
-        let entries = fs::read_dir(&group).into_iter().flatten().flatten();
-        let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        waiting.extend(inner.map(|entry| (entry.path(), depth + 1)).take(GROUPS_MAX.saturating_sub(waiting.len())));
     }
     Some(count)
 }
@@ -117,5 +116,10 @@ mod tests {
         write(root.path(), &format!("{deep}cgroup.procs"), "1\n");
         write(root.path(), &format!("{}cgroup.procs", &deep[..DEPTH_MAX * 2]), "2\n");
         assert_eq!(processes(root.path()), Some(1));
+        for group in 0..GROUPS_MAX + 100 {
+            write(root.path(), &format!("many/{}/{group}/cgroup.procs", group % 50), "3\n");
+        }
+        let told = processes(root.path()).expect("groups of the new kind");
+        assert!((GROUPS_MAX - 100..=GROUPS_MAX).contains(&told), "{told}");
     }
 }
